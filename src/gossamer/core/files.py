@@ -1,0 +1,73 @@
+"""Writing files so that nothing is ever left half-written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from gossamer.core.errors import OutputExists
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: temporary name, fsync, rename."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_free(path: Path, *, force: bool) -> None:
+    """Raise ``OutputExists`` if ``path`` is taken and may not be replaced. Call it before any work starts."""
+    if path.exists() and not force:
+        raise OutputExists(
+            f"preparing the output folder {path}",
+            got="it is there already",
+            expected="a path that does not exist",
+            try_="another --out, or --force to replace it",
+        )
+
+
+@contextmanager
+def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """A folder that appears under its name only when the block ends well.
+
+    The block writes into a temporary sibling. On any error, Ctrl-C included, the sibling is removed and what was at
+    ``path`` before is still there.
+    """
+    require_free(path, force=force)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        _swap(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _swap(temporary: Path, path: Path) -> None:
+    """Move ``temporary`` to ``path``; what was there is set aside first and removed last."""
+    if not path.exists():
+        temporary.replace(path)
+        return
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.old")
+    try:
+        path.replace(aside)
+        temporary.replace(path)
+    except BaseException:
+        if not path.exists():
+            aside.replace(path)
+        raise
+    if aside.is_dir() and not aside.is_symlink():
+        shutil.rmtree(aside)
+    else:
+        aside.unlink()

@@ -1,0 +1,45 @@
+"""Resolving names: the nearest name for a typing error, glob selectors that must match something."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from gossamer.core.errors import UnknownName
+
+
+def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names most like ``name``, best first."""
+    return difflib.get_close_matches(name, list(known), n=count, cutoff=0.4)
+
+
+def require_known(name: str, known: Iterable[str], what: str, doing: str) -> None:
+    """Raise ``UnknownName`` with the nearest names unless ``name`` is one of ``known``."""
+    known = sorted(known)
+    if name in known:
+        return
+    close = nearest(name, known)
+    raise UnknownName(
+        doing,
+        got=f"{what} {name!r}",
+        expected=f"one of: {', '.join(known)}",
+        try_=f"{close[0]!r}?" if close else "",
+    )
+
+
+def select(patterns: Sequence[str], names: Sequence[str], doing: str) -> list[str]:
+    """The names that match any of the glob patterns, in the order of ``names``.
+
+    Raises:
+        UnknownName: a pattern matched nothing (a selector that does nothing is an error, not a silent no-op).
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise UnknownName(
+                doing,
+                got=f"selector {pattern!r}, which matches 0 of {len(names)} sites",
+                expected="at least one match",
+                try_=", ".join(nearest(pattern, names)) or "gossamer inspect lists the sites",
+            )
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -1,0 +1,154 @@
+"""Where a program will run: a runtime, a device and its facts, as data.
+
+A target is written ``onnxruntime:cpu,threads=1,batch=32``. The facts (which precisions have kernels, where quantizers
+must stand for these kernels to be used) come from the runtime's own ``target.py``; techniques read them and know no
+runtime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gossamer.core.errors import OptionError, UnknownName
+from gossamer.core.names import nearest
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How real values become integers.
+
+    Attributes:
+        dtype: ``uint8`` or ``int8``.
+        symmetric: the zero point is 0 (signed codes then leave out -128).
+        granularity: one scale per ``tensor``, or one per output ``channel``.
+    """
+
+    dtype: Literal["uint8", "int8"]
+    symmetric: bool
+    granularity: Literal["tensor", "channel"]
+
+    @property
+    def code_range(self) -> tuple[int, int]:
+        """Smallest and largest code, inclusive."""
+        if self.dtype == "uint8":
+            return 0, 255
+        return (-127, 127) if self.symmetric else (-128, 127)
+
+
+@dataclass(frozen=True)
+class OpPlacement:
+    """Where one class of operations wants its quantize/dequantize pairs.
+
+    Attributes:
+        inputs: a pair on every activation input.
+        output: a pair on the result, after the activation function fused with it.
+        bias: ``int32`` codes with scale (input scale x weight scale), or left in ``float``.
+        when: ``always``, or ``inputs_quantized``: only where every activation input already comes from a pair.
+    """
+
+    inputs: bool
+    output: bool
+    bias: Literal["int32", "float"] = "float"
+    when: Literal["always", "inputs_quantized"] = "always"
+
+
+@dataclass(frozen=True)
+class QuantizerPlacement:
+    """The quantizer rules of a target.
+
+    Attributes:
+        activation: scheme of activations.
+        weight: scheme of weights.
+        ops: placement by op class; the classes are those of ``gossamer.program.dialect.op_class``.
+        fused_activations: ops that the runtime folds into the op before them, so that the pair goes behind them.
+        int8_kernels: names of the kernels that compute on integers, as the runtime's profile prints them.
+        placement_snr_db: below this signal-to-noise ratio of runtime against simulation the placement was not honoured.
+    """
+
+    activation: Scheme
+    weight: Scheme
+    ops: Mapping[str, OpPlacement]
+    fused_activations: frozenset[str]
+    int8_kernels: frozenset[str]
+    placement_snr_db: float
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """What is known about a runtime on a device, whatever the model.
+
+    Attributes:
+        precisions: element types with fast kernels, plain one first.
+        extra: the gossamer extra that installs the runtime; empty if the base install has it.
+        quantizers: placement rules, or ``None`` where the target has no int8 kernels.
+        notes: what a user should know, for ``gossamer targets``.
+    """
+
+    precisions: tuple[str, ...]
+    extra: str = ""
+    quantizers: QuantizerPlacement | None = None
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A runtime on a device with the settings that change speed; prints as its text."""
+
+    runtime: str
+    device: str = "cpu"
+    threads: int = 1
+    batch: int = 1
+    facts: TargetFacts = field(default_factory=lambda: TargetFacts(precisions=("float32",)), compare=False, repr=False)
+
+    def __str__(self) -> str:
+        return f"{self.runtime}:{self.device},threads={self.threads},batch={self.batch}"
+
+    @property
+    def folder_name(self) -> str:
+        """Name of this target's folder in an artifact: runtime and device, since one file serves every batch size."""
+        return f"{self.runtime}-{self.device}"
+
+
+OPTIONS = ("threads", "batch")
+
+
+def parse_target(text: str, known: Mapping[str, Mapping[str, TargetFacts]]) -> Target:
+    """Read ``runtime[:device][,option=value]...``.
+
+    Args:
+        text: for example ``onnxruntime:cpu,threads=1,batch=32``.
+        known: facts by runtime and device.
+
+    Raises:
+        UnknownName: unknown runtime, device or option, with the nearest name.
+        OptionError: a value that is not a positive whole number.
+    """
+    doing = f"reading the target {text!r}"
+    head, *options = [part.strip() for part in text.split(",")]
+    runtime, _, device = head.partition(":")
+    device = device or "cpu"
+    _require(runtime, known, "runtime", doing)
+    _require(device, known[runtime], "device", doing)
+    values: dict[str, int] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        _require(name, OPTIONS, "option", doing)
+        if not equals or not value.isdecimal() or int(value) < 1:
+            raise OptionError(doing, got=option, expected=f"{name}=N with N a whole number of at least 1")
+        if name in values:
+            raise OptionError(doing, got=f"{name} twice", expected="each option once")
+        values[name] = int(value)
+    return Target(runtime, device, facts=known[runtime][device], **values)
+
+
+def _require(name: str, known: Mapping[str, object] | tuple[str, ...], what: str, doing: str) -> None:
+    if name not in known:
+        close = nearest(name, known)
+        raise UnknownName(
+            doing,
+            got=f"{what} {name!r}",
+            expected=f"one of: {', '.join(sorted(known))}",
+            try_=f"{close[0]!r}?" if close else "gossamer targets",
+        )

@@ -1,0 +1,1 @@
+"""Samples: what calibration, training and evaluation read, and where they come from."""

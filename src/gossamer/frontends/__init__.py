@@ -1,0 +1,1 @@
+"""Frontends: one file per kind of model, each yields a Program."""

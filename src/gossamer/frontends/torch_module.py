@@ -1,0 +1,310 @@
+"""Capture of a ``torch.nn.Module``: export it, rewrite it in the dialect, and prove that it still computes the same."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import sympy
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, export
+from torch.utils import _pytree as pytree
+
+from gossamer.core.errors import CaptureError, DataError, ModelError, UnknownName
+from gossamer.core.names import nearest
+from gossamer.core.specs import Signature, TensorSpec
+from gossamer.frontends.agreement import require_agreement
+from gossamer.frontends.explain import explain
+from gossamer.program.normalize import normalize
+from gossamer.program.program import Program, Role
+from gossamer.program.values import DTYPE_NAMES, TensorValue
+
+DynamicDims = Mapping[str, Mapping[int, str]] | str | None
+"""Which dims may vary: ``"batch"`` (the first of every input, the default), ``None`` (none), or by input and axis:
+``{"tokens": {0: "batch", 1: "seq=2..512"}}``."""
+
+
+@dataclass(frozen=True)
+class NamedDim:
+    """A dim that may vary, with its inclusive range."""
+
+    name: str
+    low: int = 1
+    high: int | None = None
+
+
+def capture(
+    model: nn.Module, example_inputs: Any, *, dynamic: DynamicDims = "batch", name: str | None = None
+) -> Program:
+    """Turn a PyTorch module into a Program.
+
+    Args:
+        model: captured in eval mode and left in the mode it was in. Its parameters are shared, not copied.
+        example_inputs: a tensor or array, a tuple of them, or a mapping by the names of ``forward``'s arguments.
+        dynamic: which dims may vary; see ``DynamicDims``. A first dim of 1 is repeated for tracing.
+        name: what to call the program; the class name by default.
+
+    Raises:
+        CaptureError: the model runs but cannot be captured; says where, why and the usual fix.
+        DataError: the example inputs do not fit ``forward``.
+        ModelError: the model fails on the example inputs.
+    """
+    inputs = _named_inputs(model, example_inputs)
+    dims = _parse_dynamic(inputs, dynamic)
+    with _eval_mode(model):
+        _require_runs(model, inputs)
+        traced = {key: _traceable(tensor, dims.get(key, {})) for key, tensor in inputs.items()}
+        exported, rung = _export(model, traced, dims)
+        program = from_exported(
+            exported, dims, name or type(model).__name__, note=f"captured with torch.export ({rung})"
+        )
+        require_agreement(program, lambda values: _call(model, values), {k: v.numpy() for k, v in inputs.items()})
+    return program
+
+
+def from_exported(
+    exported: ExportedProgram, dims: Mapping[str, Mapping[int, NamedDim]], name: str, note: str
+) -> Program:
+    """Rewrite an exported program in the dialect; symbolic sizes not named in ``dims`` get names of their own."""
+    module = exported.module(check_guards=False)
+    symbols, ranges = _name_symbols(exported, dims)
+    signature = exported.graph_signature
+    buffers = frozenset(signature.inputs_to_buffers.values())
+    graph = normalize(module, symbols, buffers)
+    parameters = set(signature.inputs_to_parameters.values())
+    tensors: dict[str, Tensor] = {}
+    roles: dict[str, Role] = {}
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            tensors[node.target] = _attribute(module, node.target)
+            roles[node.target] = (
+                "parameter" if node.target in parameters else "buffer" if node.target in buffers else "constant"
+            )
+    placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    names = _output_names(exported, len(output.args[0]))
+    used = {dim for node in placeholders for dim in node.meta["value"].shape if isinstance(dim, str)}
+    specs = Signature(
+        tuple(_spec(node.target, node.meta["value"]) for node in placeholders),
+        tuple(_spec(key, node.meta["value"]) for key, node in zip(names, output.args[0], strict=True)),
+        {dim: ends for dim, ends in ranges.items() if dim in used},
+    )
+    return Program(name, graph, tensors, roles, specs, (note,))
+
+
+def _spec(name: str, value: TensorValue) -> TensorSpec:
+    return TensorSpec(name, value.dtype, value.shape)
+
+
+def _named_inputs(model: nn.Module, example: Any) -> dict[str, Tensor]:
+    """Example inputs as tensors by argument name."""
+    doing = "reading the example inputs"
+    if isinstance(example, Mapping):
+        given = {str(key): value for key, value in example.items() if value is not None}
+    else:
+        values = list(example) if isinstance(example, tuple | list) else [example]
+        parameters = [
+            parameter.name
+            for parameter in inspect.signature(model.forward).parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+        if len(values) > len(parameters):
+            raise DataError(
+                doing, got=f"{len(values)} inputs", expected=f"at most {len(parameters)}: {', '.join(parameters)}"
+            )
+        given = dict(zip(parameters, values, strict=False))
+    if not given:
+        raise DataError(doing, got="no input", expected="at least one tensor")
+    tensors = {}
+    for key, value in given.items():
+        if not isinstance(value, Tensor | np.ndarray):
+            raise DataError(
+                doing,
+                got=f"{key} is a {type(value).__name__}",
+                expected="a tensor or a NumPy array",
+                try_="flat inputs: one tensor an argument",
+            )
+        tensor = (
+            torch.from_numpy(np.ascontiguousarray(value)) if isinstance(value, np.ndarray) else value.detach().cpu()
+        )
+        if tensor.dtype not in DTYPE_NAMES:
+            raise DataError(
+                doing,
+                got=f"{key} of dtype {tensor.dtype}",
+                expected=f"one of {', '.join(sorted(DTYPE_NAMES.values()))}",
+            )
+        tensors[key] = tensor
+    return tensors
+
+
+def _parse_dynamic(inputs: Mapping[str, Tensor], dynamic: DynamicDims) -> dict[str, dict[int, NamedDim]]:
+    """Dynamic dims by input and axis. The default makes the first axis ``batch`` where all inputs have one of equal size."""
+    if dynamic is None:
+        return {}
+    if isinstance(dynamic, str):
+        sizes = {tuple(tensor.shape[:1]) for tensor in inputs.values() if tensor.dim()}
+        if len(sizes) != 1:
+            return {}
+        return {name: {0: parse_dim(dynamic)} for name, tensor in inputs.items() if tensor.dim()}
+    dims: dict[str, dict[int, NamedDim]] = {}
+    for name, axes in dynamic.items():
+        if name not in inputs:
+            close = ", ".join(nearest(name, inputs))
+            raise UnknownName(
+                "reading the dynamic dims", got=f"input {name!r}", expected=f"one of {sorted(inputs)}", try_=close
+            )
+        for axis, text in axes.items():
+            if not 0 <= axis < inputs[name].dim():
+                raise DataError(
+                    "reading the dynamic dims", got=f"axis {axis} of {name}", expected=f"0 to {inputs[name].dim() - 1}"
+                )
+            dims.setdefault(name, {})[axis] = parse_dim(text)
+    return dims
+
+
+def parse_dim(text: str) -> NamedDim:
+    """``seq`` or ``seq=2..512`` (both ends inclusive; ``seq=2..`` has no upper end)."""
+    name, _, ends = text.partition("=")
+    low, dots, high = ends.partition("..")
+    valid = name.isidentifier() and (not ends or (dots and low.isdigit() and (not high or high.isdigit())))
+    if not valid or (high and int(high) < int(low)):
+        raise DataError("reading a dynamic dim", got=repr(text), expected="a name, or name=low..high")
+    return NamedDim(name, int(low) if ends else 1, int(high) if high else None)
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; each submodule's own mode is restored afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def _call(model: nn.Module, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    with torch.no_grad():
+        result = model(**{key: torch.from_numpy(value) for key, value in inputs.items()})
+    leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+    return [(leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy() for leaf in leaves]
+
+
+def _require_runs(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    """A model that fails in eager mode gets its own error, not one about capture."""
+    try:
+        with torch.no_grad():
+            model(**inputs)
+    except Exception as error:
+        got = ", ".join(f"{name}: {tensor.dtype}{list(tensor.shape)}" for name, tensor in inputs.items())
+        raise ModelError(
+            f"running {type(model).__name__} on the example inputs",
+            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            expected="a forward pass that works in eval mode on the CPU",
+            try_=f"check the inputs: {got}",
+        ) from error
+
+
+def _traceable(tensor: Tensor, dims: Mapping[int, NamedDim]) -> Tensor:
+    """An input whose dynamic dims have size 2 or more, as tracing needs."""
+    for axis, dim in dims.items():
+        if tensor.shape[axis] == 1 and (dim.high is None or dim.high > 1):
+            tensor = tensor.repeat_interleave(2, axis)
+    return tensor
+
+
+def _export(
+    model: nn.Module, inputs: Mapping[str, Tensor], dims: Mapping[str, Mapping[int, NamedDim]]
+) -> tuple[ExportedProgram, str]:
+    """Try the rungs of the capture ladder in order."""
+    made: dict[NamedDim, Any] = {}
+    shapes = {
+        name: {
+            axis: made.setdefault(dim, Dim(dim.name, min=dim.low, max=dim.high))
+            for axis, dim in dims.get(name, {}).items()
+        }
+        for name in inputs
+    }
+    failures: list[tuple[str, Exception]] = []
+    for rung, strict in (("non-strict", False), ("strict", True)):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return export(model, (), dict(inputs), dynamic_shapes=shapes, strict=strict), rung
+        except Exception as error:  # noqa: BLE001 - export raises whatever the traced code raises; explain() reports it
+            failures.append((rung, error))
+    raise explain(type(model).__name__, failures) from failures[0][1]
+
+
+def _name_symbols(
+    exported: ExportedProgram, dims: Mapping[str, Mapping[int, NamedDim]]
+) -> tuple[dict[sympy.Symbol, str], dict[str, tuple[int, int | None]]]:
+    """Names for export's symbols, and the range of each name."""
+    names: dict[sympy.Symbol, str] = {}
+    ranges: dict[str, tuple[int, int | None]] = {}
+    for node in exported.graph.nodes:
+        if node.op != "placeholder" or node.name not in exported.graph_signature.user_inputs:
+            continue
+        for axis, size in enumerate(node.meta["val"].shape):
+            wanted = dims.get(str(node.target), {}).get(axis)
+            if isinstance(size, int):
+                _require_free(str(node.target), axis, wanted, size)
+                continue
+            (symbol,) = size.node.expr.free_symbols or {None}
+            if symbol is None:
+                _require_free(str(node.target), axis, wanted, int(size))
+            elif symbol not in names:
+                names[symbol] = (
+                    wanted.name
+                    if wanted
+                    else "batch"
+                    if axis == 0 and "batch" not in names.values()
+                    else f"dim{len(names)}"
+                )
+                interval = exported.range_constraints.get(symbol)
+                high = int(interval.upper) if interval is not None and interval.upper.is_Integer else None  # pyright: ignore
+                low = wanted.low if wanted else max(1, int(interval.lower)) if interval is not None else 1  # pyright: ignore
+                ranges[names[symbol]] = (low, wanted.high if wanted else high)
+    return names, ranges
+
+
+def _require_free(name: str, axis: int, wanted: NamedDim | None, size: int) -> None:
+    if wanted is not None and wanted.high != wanted.low:
+        raise CaptureError(
+            f"capturing with dim {axis} of {name} free ({wanted.name})",
+            problem="dimension frozen by arithmetic",
+            got=f"the model only accepts {wanted.name}={size}",
+            expected="a forward that works for every size in the range",
+            try_=f"use x.shape[{axis}] instead of a literal size, or fix the dim: dynamic=None",
+        )
+
+
+def _attribute(module: nn.Module, name: str) -> Tensor:
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value.detach()
+
+
+def _output_names(exported: ExportedProgram, count: int) -> list[str]:
+    """Keys of a mapping or dataclass, ``output`` for a single tensor, else ``output_0``, ``output_1``, ..."""
+    spec = exported.call_spec.out_spec
+    if spec is None or count == 1 and spec.is_leaf():
+        return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    leaves, _ = pytree.tree_flatten_with_path(tree)
+    kept = exported.graph_signature.user_outputs
+    named = [_path_name(path) for (path, _), output in zip(leaves, kept, strict=True) if output is not None]
+    return named if len(named) == count == len(set(named)) else [f"output_{index}" for index in range(count)]
+
+
+def _path_name(path: Sequence[Any]) -> str:
+    parts = [str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path]
+    return "_".join(["output", *parts] if parts and parts[0].isdigit() else parts)

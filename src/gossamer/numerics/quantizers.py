@@ -1,0 +1,99 @@
+"""Integer grids: rounding, scales from ranges, and the search for the range that loses least.
+
+A grid maps a real x to the code ``clamp(round(x / scale) + zero_point, low, high)`` and a code q back to
+``scale * (q - zero_point)``. Rounding is half to even.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+MIN_SCALE = 1e-8
+"""Smallest scale: keeps constant and all-zero tensors on a valid grid."""
+
+
+def broadcast_along(parameter: Tensor, x: Tensor, axis: int | None) -> Tensor:
+    """View a (channels,) tensor so that it multiplies ``x`` along ``axis``; a () tensor is returned as it is."""
+    if axis is None:
+        return parameter
+    shape = [1] * x.dim()
+    shape[axis] = -1
+    return parameter.reshape(shape)
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, low: int, high: int) -> Tensor:
+    """The nearest values to ``x`` on the grid, same shape and dtype."""
+    step, zero = broadcast_along(scale, x, axis), broadcast_along(zero_point, x, axis)
+    return (torch.clamp(torch.round(x / step) + zero, low, high) - zero) * step
+
+
+def affine_grid(lowest: Tensor, highest: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of the grid that covers [lowest, highest] and holds 0 exactly.
+
+    Args:
+        lowest: smallest real values, any shape.
+        highest: largest real values, same shape.
+        low: smallest code.
+        high: largest code.
+
+    Returns:
+        Scale and zero point (a whole number as float), each of the shape of ``lowest``.
+    """
+    lowest, highest = lowest.clamp(max=0.0), highest.clamp(min=0.0)
+    scale = ((highest - lowest) / (high - low)).clamp(min=MIN_SCALE)
+    zero_point = torch.clamp(torch.round(low - lowest / scale), low, high)
+    return scale, zero_point
+
+
+def symmetric_grid(largest: Tensor, high: int) -> tuple[Tensor, Tensor]:
+    """Scale and zero point 0 of the grid that covers [-largest, largest] with codes -high..high."""
+    scale = (largest / high).clamp(min=MIN_SCALE)
+    return scale, torch.zeros_like(scale)
+
+
+def best_symmetric_scale(weight: Tensor, axis: int, high: int, steps: int = 40, smallest: float = 0.5) -> Tensor:
+    """Per-channel scale of least squared error, searched from max-abs down to ``smallest`` of it.
+
+    Args:
+        weight: any shape.
+        axis: the channel axis.
+        high: largest code, 127 for int8.
+        steps: number of ranges tried.
+        smallest: the narrowest range tried, as a share of max-abs.
+
+    Returns:
+        (channels,) scales.
+    """
+    rows = weight.movedim(axis, 0).flatten(1)
+    largest = rows.abs().amax(1).clamp(min=MIN_SCALE * high)
+    best = largest / high
+    best_error = torch.full_like(best, torch.inf)
+    for share in torch.linspace(1.0, smallest, steps, dtype=rows.dtype).tolist():
+        scale = share * largest / high
+        codes = torch.clamp(torch.round(rows / scale[:, None]), -high, high)
+        error = (codes * scale[:, None] - rows).square().sum(1)
+        better = error < best_error
+        best, best_error = torch.where(better, scale, best), torch.where(better, error, best_error)
+    return best
+
+
+def histogram_error(counts: Tensor, edges: tuple[float, float], lowest: float, highest: float, levels: int) -> float:
+    """Expected squared error of an affine grid over [lowest, highest] for values distributed as a histogram.
+
+    Args:
+        counts: (bins,) number of values per bin.
+        edges: real values at the two ends of the histogram.
+        lowest: smallest value of the grid.
+        highest: largest value of the grid.
+        levels: number of codes less one, 255 for 8 bits.
+    """
+    bins = counts.numel()
+    width = (edges[1] - edges[0]) / bins
+    centers = edges[0] + width * (torch.arange(bins, dtype=torch.float64) + 0.5)
+    scale, zero_point = affine_grid(torch.tensor(lowest).double(), torch.tensor(highest).double(), 0, levels)
+    # Inside the grid a value is off by at most half a step; bins narrower than a step see the mean of that error.
+    error = fake_quantize(centers, scale, zero_point, None, 0, levels) - centers
+    inside = (centers >= lowest) & (centers <= highest)
+    squared = torch.where(inside, torch.maximum(error.square(), scale**2 / 12), error.square())
+    return float((squared * counts).sum())

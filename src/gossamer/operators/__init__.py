@@ -1,0 +1,1 @@
+"""Structured operators that appear as one node of a Program."""

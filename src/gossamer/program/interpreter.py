@@ -1,0 +1,102 @@
+"""The reference interpreter: what a Program means, one node after the other, on the CPU in float.
+
+Every runtime is compared with it, never with another runtime. Quantize yields whole-number codes, and a convolution or
+linear layer between dequantize and quantize sums products of these exactly up to float rounding, so an int8 program
+has the results of integer arithmetic to within the rounding of its requantization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from gossamer.core.errors import UnknownName
+from gossamer.core.names import nearest
+from gossamer.core.specs import Signature
+from gossamer.program.program import Program, outputs_of
+
+Observe = Callable[[fx.Node, Tensor], None]
+
+
+class Interpreter:
+    """Runs a Program; a ``Runnable``.
+
+    Args:
+        program: what to run.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    @property
+    def specs(self) -> Signature:
+        """Inputs, outputs and named dims of the program."""
+        return self.program.signature
+
+    @property
+    def fingerprint(self) -> str:
+        """Interpreter, torch version and program digest."""
+        return f"interpreter torch={torch.__version__} program={self.program.digest[:16]}"
+
+    def run(self, inputs: Mapping[str, np.ndarray], taps: Sequence[str] = ()) -> dict[str, np.ndarray]:
+        """Outputs by name, and the values of the nodes named in ``taps``.
+
+        Raises:
+            DataError: inputs do not fit the signature.
+            UnknownName: a tap names no node.
+        """
+        names = {node.name for node in self.program.graph.nodes if node.op != "output"}
+        for tap in taps:
+            if tap not in names:
+                close = ", ".join(nearest(tap, names))
+                raise UnknownName(
+                    "tapping inner values", got=f"node {tap!r}", expected="a node of the program", try_=close
+                )
+        tapped: dict[str, Tensor] = {}
+        wanted = set(taps)
+
+        def observe(node: fx.Node, value: Tensor) -> None:
+            if node.name in wanted:
+                tapped[node.name] = value
+
+        tensors = {name: torch.from_numpy(array) for name, array in self.specs.check(inputs).items()}
+        outputs = execute(self.program, tensors, observe if wanted else None)
+        named = {spec.name: _to_numpy(output) for spec, output in zip(self.specs.outputs, outputs, strict=True)}
+        return named | {name: _to_numpy(tapped[name]) for name in taps}
+
+
+@torch.no_grad()
+def execute(program: Program, inputs: Mapping[str, Tensor], observe: Observe | None = None) -> list[Tensor]:
+    """Run a program on tensors; ``observe`` sees each single-tensor value as it is made. Values die after their last use."""
+    last_use: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        for used in node.all_input_nodes:
+            last_use[used] = node
+    dying: dict[fx.Node, list[fx.Node]] = {}
+    for used, user in last_use.items():
+        dying.setdefault(user, []).append(used)
+    values: dict[fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        if node.op == "output":
+            return [values[output] for output in outputs_of(program.graph)]
+        if node.op == "placeholder":
+            values[node] = inputs[node.target]
+        elif node.op == "get_attr":
+            values[node] = program.tensors[node.target]
+        else:
+            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            values[node] = node.target(*args, **kwargs)
+        if observe is not None and isinstance(values[node], Tensor):
+            observe(node, values[node])
+        for dead in dying.get(node, ()):
+            del values[dead]
+    raise AssertionError("a checked graph ends with its output node")
+
+
+def _to_numpy(value: Tensor) -> np.ndarray:
+    tensor = value.detach()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy()

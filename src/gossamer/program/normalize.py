@@ -1,0 +1,332 @@
+"""The normaliser: a captured graph becomes a graph of the dialect.
+
+It walks the captured graph once and writes a new one. In-place operations and views are made functional (mutation.py),
+spellings are reduced to the canonical one (rewrites.py), assertions and grad-mode regions disappear, and each new node
+gets its dtype and shape by running the operation on the fake tensors that capture left behind.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+
+from gossamer.core.errors import UnsupportedOp
+from gossamer.program import dialect
+from gossamer.program.mutation import VIEWS, Cell, is_mutation, read, view_writer, write
+from gossamer.program.rewrites import ALIASES, IGNORED, REWRITES
+from gossamer.program.values import value_of
+
+_SPECIALISING = frozenset(
+    {dialect.aten.upsample_nearest2d.vec, dialect.aten.upsample_bilinear2d.vec, dialect.aten.upsample_bicubic2d.vec}
+)
+"""Run on symbolic sizes outside of export these fix the sizes, so the result that capture saw is taken."""
+
+_PLAIN_LAYERS = re.compile(
+    r"torch\.nn\.modules\.(conv|linear|batchnorm|normalization|dropout|pooling|sparse|activation)\.(?!Multi)"
+)
+
+
+def normalize(module: fx.GraphModule, dim_names: Mapping[sympy.Symbol, str], buffers: frozenset[str]) -> fx.Graph:
+    """Rewrite a captured module's graph in the dialect.
+
+    Args:
+        module: what ``ExportedProgram.module(check_guards=False)`` returns.
+        dim_names: name of each symbolic size.
+        buffers: names of tensors that are state of the model, not trained.
+
+    Raises:
+        CaptureError: the graph changes its inputs or state.
+        UnsupportedOp: an operation outside the dialect, named with its module and source line.
+    """
+    fakes = (node.meta.get("val") for node in module.graph.nodes if node.op in ("placeholder", "get_attr"))
+    fake_mode = next(val.fake_mode for val in fakes if isinstance(val, FakeTensor))
+    normalizer = Normalizer(dict(dim_names), buffers, fake_mode)
+    outputs = normalizer.walk(module, None)
+    graph = normalizer.graph
+    graph.output(tuple(outputs))
+    for node in reversed(list(graph.nodes)):
+        if not node.users and node.op not in ("output", "placeholder"):
+            graph.erase_node(node)
+    graph.lint()
+    for node in graph.nodes:
+        node.meta.pop("val", None)
+    return graph
+
+
+class Normalizer:
+    """Writes the new graph; rewrites call ``emit`` and ``apply`` on it."""
+
+    def __init__(self, dim_names: dict[sympy.Symbol, str], buffers: frozenset[str], fake_mode: FakeTensorMode) -> None:
+        self.graph = fx.Graph()
+        self._fake_mode = fake_mode
+        self._dim_names = dim_names
+        self._buffers = buffers
+        self._attributes: dict[str, fx.Node] = {}
+        self._size_nodes: dict[tuple[fx.Node, int], fx.Node] = {}
+        self._origin: fx.Node | None = None
+
+    def walk(self, module: fx.GraphModule, inputs: list[Any] | None) -> list[Any]:
+        """Rewrite all nodes of a module; ``inputs`` are given for an inlined submodule. Returns the output nodes."""
+        cells: dict[fx.Node, Cell] = {}
+        given = iter(inputs or ())
+        for node in module.graph.nodes:
+            if node.op == "placeholder":
+                cells[node] = Cell(next(given)) if inputs is not None else self._placeholder(node)
+            elif node.op == "get_attr":
+                cells[node] = self._attribute(module, node)
+            elif node.op == "output":
+                results = fx.node.map_arg(node.args[0], lambda used: _Boxed(read(cells[used])))
+                return [item.value if isinstance(item, _Boxed) else item for item in _flat(results)]
+            else:
+                self._origin = node
+                self._call(module, node, cells)
+        raise AssertionError("a captured graph ends with its output node")
+
+    def _placeholder(self, node: fx.Node) -> Cell:
+        new = self.graph.create_node("placeholder", str(node.target), name=str(node.target))
+        self._describe(new, node.meta["val"])
+        return Cell(new, owner=f"input {node.target}")
+
+    def _attribute(self, module: fx.GraphModule, node: fx.Node) -> Cell:
+        name = str(node.target)
+        if "val" not in node.meta:
+            return Cell(_submodule(module, name))
+        if name not in self._attributes:
+            first = next(iter(self.graph.nodes), None)
+            context = self.graph.inserting_before(first) if first is not None else self.graph.inserting_after()
+            with context:
+                new = self.graph.create_node("get_attr", name, name="p__" + name.replace(".", "_"))
+            self._describe(new, node.meta["val"])
+            self._attributes[name] = new
+        kind = "buffer" if name in self._buffers else "parameter"
+        return Cell(self._attributes[name], owner="" if name.startswith("lifted_tensor") else f"{kind} {name}")
+
+    def _call(self, module: fx.GraphModule, node: fx.Node, cells: dict[fx.Node, Cell]) -> None:
+        if node.target in IGNORED:
+            return
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: _Boxed(read(cells[used])))
+        args, kwargs = _unbox(args), _unbox(kwargs)
+        if isinstance(node.target, torch._ops.HigherOrderOperator):  # noqa: SLF001 - the type has no public name
+            cells[node] = Cell(self._inline(node, args))
+            return
+        source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        if is_mutation(node) and source is not None:
+            value = self.apply(_functional(node, args), *args, **kwargs)
+            write(cells[source], value, source_line(node))
+            cells[node] = cells[source]
+            return
+        value = self.apply(node.target, *args, **kwargs)
+        if source is not None and value is args[0] and (node.target in ALIASES or node.target in VIEWS):
+            cells[node] = cells[source]  # the same tensor under another name
+        elif source is not None and node.target in VIEWS:
+            base, rest = cells[source], args[1:]
+            cells[node] = Cell(
+                value,
+                base,
+                remake=lambda current, node=node, rest=rest, kwargs=kwargs: self.apply(
+                    node.target, current, *rest, **kwargs
+                ),
+                write_back=view_writer(node.target, rest, self),
+                seen=base.version,
+            )
+        elif node.target is operator.getitem and source is not None and cells[source].base is not None:
+            parent, index = cells[source], args[1]
+            cells[node] = Cell(
+                value,
+                parent,
+                remake=lambda parts, index=index: self.apply(operator.getitem, parts, index),
+                seen=parent.version,
+            )
+        else:
+            cells[node] = Cell(value)
+
+    def _inline(self, node: fx.Node, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        name = str(node.target)
+        if name == "wrap_with_set_grad_enabled" or (name == "wrap_with_autocast" and args[2] is False):
+            at = next(i for i, argument in enumerate(args) if isinstance(argument, fx.GraphModule))
+            return tuple(self.walk(args[at], list(args[at + 1 :])))
+        raise UnsupportedOp(
+            "rewriting the captured graph",
+            got=f"{name} in module {module_path(node)!r} ({source_line(node)})",
+            expected="plain tensor operations",
+            try_="write the branch with torch.where, and leave autocast out of forward",
+        )
+
+    def apply(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Rewrite one captured call; returns the new node, or a tuple of nodes, or a number."""
+        if target in REWRITES:
+            return REWRITES[target](self, *args, **kwargs)
+        if target in ALIASES:
+            return args[0]
+        if target is operator.getitem and isinstance(args[0], tuple | list):
+            return args[0][args[1]]
+        if target in dialect.NAMES:
+            return self.emit(target, *args, **kwargs)
+        origin = self._origin
+        raise UnsupportedOp(
+            "rewriting the captured graph",
+            got=f"operation {target} in module {module_path(origin)!r} ({source_line(origin)})",
+            expected="an operation of the dialect (docs/dialect.md)",
+            try_="write this part of forward with other operations, or ask for this one in an issue",
+        )
+
+    def emit(self, target: Any, *args: Any, **kwargs: Any) -> Any:
+        """Write one call of the dialect. Numbers in, number out: size arithmetic on known sizes is done at once."""
+        values = fx.node.map_arg((args, kwargs), lambda used: _Boxed(used.meta["val"]))
+        value_args, value_kwargs = _unbox(values[0]), _unbox(values[1])
+        if target in _SPECIALISING and self._origin is not None and self._origin.target is target:
+            val = self._origin.meta["val"]
+        else:
+            with self._fake_mode:
+                val = target(*value_args, **value_kwargs)
+        if isinstance(val, int) and not isinstance(val, bool):
+            return val
+        args, kwargs = _canonical_arguments(target, args, kwargs)
+        node = self.graph.create_node("call_function", target, args, kwargs, name=self._name(target))
+        node.meta["module"] = module_path(self._origin)
+        node.meta["source"] = source_line(self._origin)
+        self._describe(node, val)
+        return node
+
+    def size(self, x: fx.Node, axis: int) -> Any:
+        """Size of an axis: an int where it is known, else the node that yields it."""
+        size = self.shape(x)[axis]
+        if isinstance(size, int):
+            return size
+        key = (x, axis % len(self.shape(x)))
+        if key not in self._size_nodes:
+            self._size_nodes[key] = self.emit(dialect.aten.sym_size.int, x, key[1])
+        return self._size_nodes[key]
+
+    def sizes(self, x: fx.Node) -> list[Any]:
+        """Sizes of all axes, as ``size`` gives them."""
+        return [self.size(x, axis) for axis in range(len(self.shape(x)))]
+
+    def shape(self, x: fx.Node) -> list[int | torch.SymInt]:
+        """Sizes as capture saw them, for decisions inside a rewrite."""
+        return [int(s) if isinstance(s, torch.SymInt) and s.node.expr.is_Integer else s for s in x.meta["val"].shape]
+
+    def dtype(self, x: fx.Node) -> torch.dtype:
+        """Element type of a node."""
+        return x.meta["val"].dtype
+
+    def unsupported(self, what: str, try_: str = "") -> UnsupportedOp:
+        """The error for a spelling that a rewrite cannot express, with module and source line."""
+        where = f"{what} in module {module_path(self._origin)!r} ({source_line(self._origin)})"
+        return UnsupportedOp("rewriting the captured graph", got=where, expected="a form the dialect has", try_=try_)
+
+    def _describe(self, node: fx.Node, val: Any) -> None:
+        node.meta["val"] = val
+        node.meta["value"] = value_of(val, self._dim_names)
+
+    def _name(self, target: Any) -> str:
+        path, layer = _module_of(self._origin)
+        base = re.sub(r"\W", "_", path)
+        plain = base and _PLAIN_LAYERS.match(layer) and self._origin is not None and self._origin.target not in VIEWS
+        return base if plain else "_".join(part for part in (base, dialect.op_name(target)) if part)
+
+
+class _Boxed:
+    """Holds a value so that ``map_arg`` does not descend into it."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _unbox(value: Any) -> Any:
+    if isinstance(value, _Boxed):
+        return value.value
+    if isinstance(value, tuple | list):
+        return (
+            type(value)(_unbox(item) for item in value) if type(value) in (tuple, list) else [_unbox(v) for v in value]
+        )
+    if isinstance(value, dict):
+        return {key: _unbox(item) for key, item in value.items()}
+    return value
+
+
+def _flat(value: Any) -> list[Any]:
+    return [item for part in value for item in _flat(part)] if isinstance(value, tuple | list) else [value]
+
+
+def _canonical_arguments(
+    target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional where the schema allows it, trailing defaults left out: one call has one spelling."""
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return args, kwargs
+    given = {argument.name: value for argument, value in zip(schema.arguments, args, strict=False)} | kwargs
+    kept: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for argument in schema.arguments:
+        default = argument.default_value if argument.has_default_value() else None
+        value = given.get(argument.name, default)
+        if argument.kwarg_only:
+            if value != default and argument.name not in ("layout", "device", "pin_memory"):
+                keywords[argument.name] = value
+        else:
+            kept.append((value, argument.has_default_value() and _same(value, default)))
+    while kept and kept[-1][1]:
+        kept.pop()
+    return tuple(list(value) if isinstance(value, tuple) else value for value, _ in kept), keywords
+
+
+def _same(value: Any, default: Any) -> bool:
+    return not isinstance(value, fx.Node) and type(value) is type(default) and value == default
+
+
+def _functional(node: fx.Node, args: tuple[Any, ...]) -> Any:
+    """The out-of-place operation of an in-place one: ``add_.Tensor`` -> ``add.Tensor``; a fill or copy is handled as such."""
+    name, overload = str(node.target._schema.name).partition("::")[2], node.target._overloadname  # noqa: SLF001
+    packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
+    if name == "__iand__":
+        packet = torch.ops.aten.__and__
+    elif name == "__ior__":
+        packet = torch.ops.aten.__or__
+    if packet is None or overload not in packet.overloads():
+        raise UnsupportedOp(
+            "rewriting the captured graph",
+            got=f"in-place operation {node.target} in module {module_path(node)!r} ({source_line(node)})",
+            expected="an in-place operation that has a plain form",
+        )
+    return getattr(packet, overload)
+
+
+def _submodule(module: fx.GraphModule, name: str) -> Any:
+    return module.get_submodule(name)
+
+
+def _module_of(node: fx.Node | None) -> tuple[str, str]:
+    """Path and class name of the innermost module that a captured node comes from."""
+    stack = (node.meta.get("nn_module_stack") if node is not None else None) or {}
+    if not stack:
+        return "", ""
+    path, layer = list(stack.values())[-1]
+    path = "" if "empty_nn_module_stack" in str(path) else str(path)
+    return path, layer if isinstance(layer, str) else f"{layer.__module__}.{layer.__qualname__}"
+
+
+def module_path(node: fx.Node | None) -> str:
+    """Path of the module that a captured node comes from: ``layer1.0.conv1``; empty for the model itself."""
+    return _module_of(node)[0]
+
+
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in [^\n]*\n\s*([^\n]*)')
+
+
+def source_line(node: fx.Node | None) -> str:
+    """The user's own line behind a captured node: ``net.py:12: x = x.view(8, -1)``; library frames are passed over."""
+    frames = _FRAME.findall((node.meta.get("stack_trace") if node is not None else None) or "")
+    own = [frame for frame in frames if "/torch/" not in frame[0]] or frames
+    if not own:
+        return ""
+    path, line, code = own[-1]
+    return f"{path.rsplit('/', 1)[-1]}:{line}: {code.strip()}"

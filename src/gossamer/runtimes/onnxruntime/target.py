@@ -1,0 +1,35 @@
+"""Facts about ONNX Runtime on a CPU. Found by trying each pattern and reading the runtime's own profile (1.31)."""
+
+from gossamer.core.target import OpPlacement, QuantizerPlacement, Scheme, TargetFacts
+
+_INSIDE = OpPlacement(inputs=True, output=True, when="inputs_quantized")
+
+CPU = TargetFacts(
+    precisions=("float32", "int8"),
+    quantizers=QuantizerPlacement(
+        # Unsigned activations and signed weights are the only pair with fast kernels: signed activations leave
+        # convolutions in float, unsigned weights run at float speed.
+        activation=Scheme("uint8", symmetric=False, granularity="tensor"),
+        weight=Scheme("int8", symmetric=True, granularity="channel"),
+        ops={
+            "conv": OpPlacement(inputs=True, output=True, bias="int32"),
+            # Gemm with an int32 bias and no pair behind it becomes QGemm with float output.
+            "linear": OpPlacement(inputs=True, output=False, bias="int32"),
+            "add": _INSIDE,
+            "mean": _INSIDE,
+            "avg_pool": _INSIDE,
+            "max_pool": _INSIDE,
+            "concat": _INSIDE,
+            "pad": _INSIDE,
+            "slice": _INSIDE,
+        },
+        # Folded into the convolution or add before them as long as the zero point behind them is 0, which an
+        # unsigned grid over values of at least 0 has by itself.
+        fused_activations=frozenset({"relu", "relu6"}),
+        int8_kernels=frozenset(
+            {"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "ConvInteger", "MatMulInteger"}
+        ),
+        placement_snr_db=38.0,
+    ),
+    notes="one dynamic file, specialised to a batch size at load; telemetry off",
+)

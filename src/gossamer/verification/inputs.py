@@ -1,0 +1,250 @@
+"""Parity cases: the inputs on which two runnables are compared."""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from gossamer.core.errors import DataError
+from gossamer.core.specs import Dim, Signature, TensorSpec
+
+REAL_BATCH = 8
+"""Samples in a real case, where the batch may vary: small enough for a slow interpreter."""
+
+LARGE_BATCH = 13
+"""Prime, so that no vector width or unrolling divides it."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of one comparison.
+
+    Attributes:
+        name: for reports, ``real 0-7``, ``batch=1``, ``zeros``.
+        kind: ``real`` samples decide on agreement; ``shape`` cases look for other sizes and degenerate values.
+        inputs: arrays by name, within the declared dtypes and ranges.
+    """
+
+    name: str
+    kind: Literal["real", "shape"]
+    inputs: Mapping[str, np.ndarray]
+
+
+def parity_cases(
+    signature: Signature, real: Mapping[str, np.ndarray], *, count: int = 32, seed: int = 0
+) -> tuple[Case, ...]:
+    """Real samples, and shapes and values that the data lack, for comparing a model before and after lowering.
+
+    Real cases: ``count`` samples by seeded choice, in batches of 8 where the batch may vary. Shape cases: batch 1, 2
+    and 13; the smallest size of every other named dim and one half as large again as the data's, by cropping and
+    repeating real samples; float inputs constant, all zero, and the real samples of largest magnitude. Every case
+    stays in the declared ranges, and inputs that share a named dim change together. Integer inputs only hold values
+    seen in the data, and masks (two values or fewer) are never made constant: indices and masks that no data have
+    would compare undefined behaviour. Random normal inputs are not used: they pass models that are wrong on real ones.
+
+    Args:
+        signature: of the model.
+        real: preprocessed arrays by input name, samples on axis 0.
+        count: real samples, fewer if there are fewer.
+        seed: of the choice.
+
+    Raises:
+        DataError: an input is missing, empty, or does not fit the signature.
+    """
+    plan = _Plan(signature, {spec.name: _rows_of(spec, real) for spec in signature.inputs}, seed)
+    return (*plan.real_cases(count), *plan.size_cases(), *plan.value_cases())
+
+
+class _Plan:
+    """Sizes the data have, and a seeded order of their rows."""
+
+    def __init__(self, signature: Signature, data: Mapping[str, np.ndarray], seed: int) -> None:
+        self.signature = signature
+        self.data = data
+        rng = np.random.default_rng(seed)
+        rows = sorted({len(array) for array in data.values() if array.ndim})
+        self.order = {count: rng.permutation(count) for count in rows}
+        self.batch_dims = _batch_dims(signature)
+        self.sizes = _data_sizes(signature, data, self.batch_dims)
+
+    def real_cases(self, count: int) -> Iterator[Case]:
+        """Consecutive pieces of the seeded order."""
+        per_case = self._rows_per_case()
+        total = min(count, max(self.order, default=1))
+        for start in range(0, max(total, 1), per_case):
+            rest = min(per_case, max(total - start, 1))
+            sizes = {**self.sizes, **{name: self._clamp(name, rest) for name in self.batch_dims}}
+            yield self._case(f"real {start}-{start + rest - 1}", "real", sizes, start=start)
+
+    def size_cases(self) -> Iterator[Case]:
+        """One dim at a time away from the data's size; the batch at 2 meanwhile."""
+        small = self._small()
+        for name, size in self.sizes.items():
+            if name in self.batch_dims:
+                wanted = [self._clamp(name, value) for value in (1, 2, LARGE_BATCH)]
+            else:
+                wanted = [self._clamp(name, 1), self._clamp(name, size + (size + 1) // 2)]
+                wanted = [value for value in wanted if value != size]
+            for value in dict.fromkeys(wanted):
+                yield self._case(f"{name}={value}", "shape", {**small, name: value})
+
+    def value_cases(self) -> Iterator[Case]:
+        """Constant, zero and large values at the data's size."""
+        small = self._small()
+        plain = self._case("constant", "shape", small)
+        yield self._replaced(plain, "constant", lambda array, seen: np.full_like(array, _middle(seen)), integers=True)
+        if not any(np.issubdtype(array.dtype, np.floating) for array in plain.inputs.values()):
+            return
+        yield self._replaced(plain, "zeros", lambda array, _: np.zeros_like(array))
+        yield self._case("largest", "shape", small, order=self._largest_first())
+
+    def _replaced(
+        self,
+        case: Case,
+        name: str,
+        change: Callable[[np.ndarray, np.ndarray], np.ndarray],
+        *,
+        integers: bool = False,
+    ) -> Case:
+        inputs = {}
+        for key, array in case.inputs.items():
+            seen = self.data[key][:256]
+            is_float = np.issubdtype(array.dtype, np.floating)
+            touched = is_float or (integers and len(np.unique(seen)) > 2)
+            inputs[key] = change(array, seen) if touched else array
+        return Case(name, "shape", inputs)
+
+    def _case(
+        self,
+        name: str,
+        kind: Literal["real", "shape"],
+        sizes: Mapping[str, int],
+        *,
+        start: int = 0,
+        order: Mapping[int, np.ndarray] | None = None,
+    ) -> Case:
+        order = order or self.order
+        inputs = {}
+        for spec in self.signature.inputs:
+            array = self.data[spec.name]
+            for axis, dim in enumerate(spec.shape):
+                places = np.arange(dim_size(dim, sizes))
+                if axis == 0:
+                    places = order[len(array)][(places + start) % len(array)]
+                array = np.take(array, places % array.shape[axis], axis=axis)
+            inputs[spec.name] = array
+        return Case(name, kind, self.signature.check(inputs))
+
+    def _rows_per_case(self) -> int:
+        if self.batch_dims:
+            return max(self.sizes[name] for name in self.batch_dims)
+        fixed = [spec.shape[0] for spec in self.signature.inputs if spec.shape]
+        return max((size for size in fixed if isinstance(size, int)), default=1)
+
+    def _small(self) -> dict[str, int]:
+        return {**self.sizes, **{name: self._clamp(name, 2) for name in self.batch_dims}}
+
+    def _clamp(self, name: str, size: int) -> int:
+        low, high = self.signature.dims.get(name, (1, None))
+        return max(low, 1, size if high is None else min(size, high))
+
+    def _largest_first(self) -> dict[int, np.ndarray]:
+        order = dict(self.order)
+        for spec in reversed(self.signature.inputs):
+            array = self.data[spec.name]
+            if array.ndim and np.issubdtype(array.dtype, np.floating):
+                flat = array.reshape(len(array), -1)
+                order[len(array)] = np.argsort(-np.maximum(flat.max(axis=1), -flat.min(axis=1)), kind="stable")
+        return order
+
+
+def dim_size(dim: Dim, sizes: Mapping[str, int]) -> int:
+    """Value of a size, a named dim, or an expression of whole numbers and named dims (``2*batch + 1``)."""
+    if isinstance(dim, int):
+        return dim
+    return sizes[dim] if dim in sizes else _evaluate(ast.parse(dim, mode="eval").body, sizes)
+
+
+_OPERATORS: Mapping[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}
+
+
+def _evaluate(node: ast.expr, sizes: Mapping[str, int]) -> int:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in sizes:
+        return sizes[node.id]
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        return _OPERATORS[type(node.op)](_evaluate(node.left, sizes), _evaluate(node.right, sizes))
+    raise DataError("building parity cases", got=f"dim {ast.unparse(node)!r}", expected="named dims, numbers, + - * //")
+
+
+def _batch_dims(signature: Signature) -> tuple[str, ...]:
+    """Named dims on axis 0, where the samples lie."""
+    names = (spec.shape[0] for spec in signature.inputs if spec.shape)
+    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name.isidentifier()))
+
+
+def _data_sizes(signature: Signature, data: Mapping[str, np.ndarray], batch_dims: tuple[str, ...]) -> dict[str, int]:
+    """Size of every named dim: a batch of ``REAL_BATCH`` within its range, and what the data have elsewhere."""
+    sizes: dict[str, int] = {}
+    for spec in signature.inputs:
+        for axis, dim in enumerate(spec.shape):
+            if not isinstance(dim, str) or dim in sizes:
+                continue
+            if dim in batch_dims:
+                low, high = signature.dims.get(dim, (1, None))
+                sizes[dim] = max(low, 1, min(REAL_BATCH, high or REAL_BATCH, len(data[spec.name])))
+            elif dim.isidentifier():
+                sizes[dim] = data[spec.name].shape[axis]
+    for spec in signature.inputs:
+        for axis, dim in enumerate(spec.shape):
+            if isinstance(dim, str) and not dim.isidentifier():
+                unknown = _names(dim) - set(sizes)
+                for name in unknown:
+                    low, high = signature.dims.get(name, (1, None))
+                    if axis == 0:
+                        sizes[name] = max(low, 1, min(REAL_BATCH, high or REAL_BATCH))
+                    else:
+                        sizes[name] = _solve(dim, name, data[spec.name].shape[axis], sizes, max(low, 1))
+    return sizes
+
+
+def _solve(dim: str, name: str, size: int, sizes: Mapping[str, int], low: int) -> int:
+    """Smallest value of ``name`` at which the expression gives ``size``."""
+    for value in range(low, size + 1):
+        if dim_size(dim, {**sizes, name: value}) == size:
+            return value
+    raise DataError("building parity cases", got=f"{dim} = {size} in the data", expected=f"a whole {name}")
+
+
+def _names(expression: str) -> set[str]:
+    return {node.id for node in ast.walk(ast.parse(expression, mode="eval")) if isinstance(node, ast.Name)}
+
+
+def _rows_of(spec: TensorSpec, real: Mapping[str, np.ndarray]) -> np.ndarray:
+    doing = f"building parity cases for input {spec.name!r}"
+    if spec.name not in real:
+        raise DataError(doing, got=f"data named {sorted(real)}", expected=str(spec))
+    array = np.asarray(real[spec.name])
+    if array.ndim != len(spec.shape) or not array.size:
+        raise DataError(
+            doing, got=f"{array.dtype}{list(array.shape)}", expected=f"{spec}, samples on axis 0, not empty"
+        )
+    return array
+
+
+def _middle(seen: np.ndarray) -> float | int:
+    """A typical value: the mean of floats, the median of the values seen for integers (itself a value seen)."""
+    if np.issubdtype(seen.dtype, np.floating):
+        return float(seen.mean(dtype=np.float64))
+    return np.sort(seen, axis=None)[seen.size // 2].item()
