@@ -126,20 +126,25 @@ def test_words_state_what_is_within_reach():
 
 def test_rounds_are_interleaved_inputs_rotate_and_everything_is_closed():
     machine = Machine()
-    compare(machine, 1.0, 2.0, loads=3, rounds=4, resolution=0.01)
+    compare(machine, 1.0, 1.5, loads=3, rounds=4, resolution=0.01, warmup_ms=0)
     assert machine.opened == ["a", "b"] * 3
     assert sorted(machine.closed) == sorted(machine.opened)
     for side in "ab":
-        values = [value for name, value in machine.calls if name == side]
-        assert set(values) == set(range(8))
-    order = [name for name, _ in machine.calls[40:]]  # after the warm-up of the first load: 20 ms are 20 and 10 calls
-    legs = [name for i, name in enumerate(order) if i == 0 or order[i - 1] != name]
-    assert len(legs) > 6
+        assert {value for name, value in machine.calls if name == side} == set(range(8))
+    # A load is one warm-up call on each side, then rounds of four legs of 10 calls.
+    rounds = []
+    for load in range(3):
+        order = "".join(name for name, _ in machine.calls)[load * 162 :][2:162]
+        rounds += [order[start : start + 40] for start in range(0, 160, 40)]
+    assert set(rounds) == {"a" * 10 + "b" * 20 + "a" * 10, "b" * 10 + "a" * 20 + "b" * 10}
 
 
 def test_interleaving_cancels_a_linear_drift_of_the_machine_and_reports_a_large_one():
     machine = Machine()
-    slow = lambda m: 1.0 + m.now / 1e6 / 4000
+
+    def slow(m):
+        return 1.0 + m.now / 1e6 / 4000
+
     result = compare_latency(
         lambda: Timed(machine, "a", slow), lambda: Timed(machine, "b", slow), INPUTS,
         leg_ms=10, warmup_ms=20, clock=machine.clock, switches=lambda: 0,
@@ -218,7 +223,10 @@ def test_measure_latency_gives_the_percentiles_of_the_trace():
 
 def test_warm_up_waits_for_a_steady_state_and_ends():
     machine = Machine()
-    settling = lambda m: 3.0 if len(m.calls) <= 30 else 1.0
+
+    def settling(m):
+        return 3.0 if len(m.calls) <= 30 else 1.0
+
     found = measure_latency(lambda: Timed(machine, "a", settling), INPUTS, clock=machine.clock, duration_ms=100)
     assert found[0].value == pytest.approx(1.0)
     assert found[0].spread == pytest.approx(0.0)

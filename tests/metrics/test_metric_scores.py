@@ -10,7 +10,9 @@ LABELS = RNG.integers(0, 7, 60)
 
 
 def count_top_k(logits, labels, k):
-    return [label in sorted(range(len(row)), key=lambda i: -row[i])[:k] for row, label in zip(logits, labels, strict=True)]
+    return [
+        label in sorted(range(len(row)), key=lambda i: -row[i])[:k] for row, label in zip(logits, labels, strict=True)
+    ]
 
 
 @pytest.mark.parametrize(("name", "k"), [("top1", 1), ("top5", 5)])
@@ -33,9 +35,9 @@ def test_the_value_is_the_mean_of_the_scores(name):
 def test_macro_f1_equals_its_definition_and_is_no_mean():
     predicted, scores = LOGITS.argmax(1), []
     for cls in range(7):
-        hits = np.sum((predicted == cls) & (LABELS == cls))
+        hits = np.sum((predicted == cls) & (cls == LABELS))
         precision = hits / max(np.sum(predicted == cls), 1)
-        recall = hits / max(np.sum(LABELS == cls), 1)
+        recall = hits / max(np.sum(cls == LABELS), 1)
         scores.append(2 * precision * recall / (precision + recall) if hits else 0.0)
     assert METRICS["f1"].value({"y": LOGITS}, LABELS) == pytest.approx(100 * np.mean(scores))
     assert METRICS["f1"].per_sample({"y": LOGITS}, LABELS) is None
@@ -146,7 +148,11 @@ def test_a_metric_of_the_users_own(tmp_path):
     np.testing.assert_allclose(distance.per_sample({"z": LOGITS, "y": LOGITS}, LABELS), np.abs(LOGITS[:, 0] - LABELS))
     whole = resolve_metric(f"{file}:whole")
     assert (whole.value({"y": LOGITS}, LABELS), whole.per_sample({"y": LOGITS}, LABELS)) == (12.5, None)
-    for name, message in [("broken", "KeyError: 'nothing' at mine.py"), ("words", "got: str"), ("short", r"shape \[3\]")]:
+    for name, message in [
+        ("broken", "KeyError: 'nothing' at mine.py"),
+        ("words", "got: str"),
+        ("short", r"shape \[3\]"),
+    ]:
         with pytest.raises(DataError, match=message):
             resolve_metric(f"{file}:{name}").value({"y": LOGITS}, LABELS)
     with pytest.raises(OptionError, match="'higher' or 'lower'"):

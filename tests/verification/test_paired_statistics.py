@@ -80,7 +80,14 @@ def at_most_alpha(rate, trials=4000):
 
 @pytest.mark.parametrize(
     ("n", "reverse", "limit"),
-    [(268, 0.0, 0.01), (299, 0.0, 0.01), (300, 0.01, 0.02), (500, 0.02, 0.01), (2000, 0.005, 0.01), (10_000, 0.01, 0.01)],
+    [
+        (268, 0.0, 0.01),
+        (299, 0.0, 0.01),
+        (300, 0.01, 0.02),
+        (500, 0.02, 0.01),
+        (2000, 0.005, 0.01),
+        (10_000, 0.01, 0.01),
+    ],
 )
 def test_candidates_at_the_limit_are_accepted_at_most_at_level_alpha(n, reverse, limit):
     assert at_most_alpha(accept_rate(shows_smaller_drop, n, reverse, limit))

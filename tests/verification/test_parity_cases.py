@@ -36,7 +36,7 @@ def test_real_cases_are_different_samples_of_the_data():
     rows = {row.tobytes() for case in cases for row in case.inputs["x"]}
     assert len(rows) == 30
     assert rows <= {row.tobytes() for row in PIXELS["x"].astype(np.float32)}
-    assert parity_cases(IMAGES, PIXELS, seed=1)[0].inputs["x"][0].tobytes() not in {cases[0].inputs["x"][0].tobytes()}
+    assert parity_cases(IMAGES, PIXELS, seed=1)[0].inputs["x"][0].tobytes() != cases[0].inputs["x"][0].tobytes()
     again = parity_cases(IMAGES, PIXELS, count=30)
     np.testing.assert_array_equal(again[0].inputs["x"], cases[0].inputs["x"])
 
@@ -104,5 +104,14 @@ def test_dims_written_as_expressions():
 def test_data_that_do_not_fit_are_refused(data):
     with pytest.raises(DataError, match="building parity cases for input 'x'"):
         parity_cases(IMAGES, data)
+
+
+def test_cropping_and_repeating_do_not_hide_data_of_a_wrong_size():
     with pytest.raises(DataError, match="dim 1"):
         parity_cases(IMAGES, {"x": np.zeros((4, 1, 12, 8))})
+    with pytest.raises(DataError, match="dim 2"):
+        parity_cases(IMAGES, {"x": np.zeros((4, 3, 30, 8))})  # h ends at 20
+    with pytest.raises(DataError, match=r"dim 1[\s\S]*length = 16"):
+        parity_cases(TEXT, {**TOKENS, "mask": TOKENS["mask"][:, :9]})
+    with pytest.raises(DataError, match="40 samples, as in an earlier input"):
+        parity_cases(TEXT, {**TOKENS, "mask": TOKENS["mask"][:9]})

@@ -186,7 +186,10 @@ def test_a_nearly_zero_reference_is_judged_on_the_scale_of_real_cases():
 
     lenient = [policy_without_decisions(policy) for policy in (FP32, INT8)]
     assert [compare_no_bias(tiny_offset, policy).verdict for policy in lenient] == ["equivalent", "equivalent"]
-    only_zeros = lambda a, b: no_bias(a, b) + (3.0 if not a.any() else 0.0)
+
+    def only_zeros(a, b):
+        return no_bias(a, b) + (3.0 if not a.any() else 0.0)
+
     found = compare_no_bias(only_zeros, lenient[1])
     assert (found.verdict, found.failed_case) == ("rejected", "zeros")
 

@@ -46,6 +46,11 @@ def _codes(e: Emitter, quantizer: fx.Node) -> Tensor:
     return codes.to(getattr(torch, code_dtype(low, high)))  # pyright: ignore[reportArgumentType]
 
 
+def _codes_name(constant: fx.Node) -> str:
+    """``conv1.weight.codes``; a computed constant goes by its node's name."""
+    return f"{constant.target if constant.op == 'get_attr' else constant.name}.codes"
+
+
 def _parameters(e: Emitter, quantizer: fx.Node) -> tuple[str, str]:
     """ONNX tensors of scale and zero point: rank 0 for one per tensor, a vector for one per channel."""
     scale, zero_point = _grid(e, quantizer)
@@ -59,7 +64,7 @@ def _quantize(e: Emitter, node: fx.Node, **_: Any) -> None:
     source, axis = node.args[0], node.args[3]
     e.quantizers[node.name] = _description(e, node)
     if source in e.constants:
-        e.set(node, full=e.initializer(f"{source.target}.codes", _codes(e, node)))  # pyright: ignore
+        e.set(node, full=e.initializer(_codes_name(source), _codes(e, node)))  # pyright: ignore
         return
     padded = _pad_codes(e, node)
     if padded is not None:
@@ -123,7 +128,7 @@ def padded_channels(e: Emitter, x: fx.Node, weight: fx.Node, groups: int) -> tup
     pads = [0] * (2 * rank)
     pads[rank + 1] = multiple - channels
     x_codes = e.op("Pad", [e.full(x_quantizer), e.constant(pads, "int64"), x_zero])  # pyright: ignore[reportArgumentType]
-    name = f"{w_quantizer.args[0].target}.codes"  # pyright: ignore
+    name = f"{_codes_name(w_quantizer.args[0])}.padded"  # pyright: ignore[reportArgumentType]
     kernel = e.op("DequantizeLinear", [e.initializer(name, wide), w_scale, w_zero], axis=0)
     return e.op("DequantizeLinear", [x_codes, x_scale, x_zero]), kernel
 

@@ -96,10 +96,22 @@ def _serialize(program: Program, emitter: Emitter, outputs: list[onnx.ValueInfoP
     inputs = [
         helper.make_tensor_value_info(s.name, ONNX_DTYPES[s.dtype], list(s.shape)) for s in program.signature.inputs
     ]
-    used = {name for node in emitter.nodes for name in node.input}
+    nodes = _needed(emitter.nodes, {output.name for output in outputs})
+    used = {name for node in nodes for name in node.input}
     initializers = [tensor for name, tensor in emitter.initializers.items() if name in used]
-    graph = helper.make_graph(emitter.nodes, program.name, inputs, outputs, initializers)
+    graph = helper.make_graph(nodes, program.name, inputs, outputs, initializers)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="gossamer")
     model.ir_version = IR_VERSION
     onnx.checker.check_model(model)
     return model.SerializeToString(deterministic=True)
+
+
+def _needed(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that the outputs depend on, in order: a rule may have found a better form of what was written before."""
+    wanted = set(outputs)
+    kept = []
+    for node in reversed(nodes):
+        if wanted.intersection(node.output):
+            wanted.update(node.input)
+            kept.append(node)
+    return kept[::-1]

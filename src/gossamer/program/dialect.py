@@ -89,6 +89,12 @@ _CLASSES: Mapping[Any, str] = {
     aten.mean.dim: "mean",
     aten.avg_pool2d.default: "avg_pool",
     aten.max_pool2d.default: "max_pool",
+    aten.avg_pool1d.default: "avg_pool",
+    aten.max_pool1d.default: "max_pool",
+    aten.pad.default: "pad",
+    aten.slice.Tensor: "slice",
+    aten.reshape.default: "reshape",
+    aten.permute.default: "permute",
     aten.scaled_dot_product_attention.default: "attention",
 }
 

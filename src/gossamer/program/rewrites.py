@@ -264,8 +264,20 @@ def _logical(op: Any, bitwise: str) -> Callable[..., fx.Node]:
     return rewrite
 
 
+def _matmul(n: Normalizer, x: fx.Node, y: fx.Node) -> fx.Node:
+    """A product with a stored matrix is a linear layer, and gets the same name whichever way it was written."""
+    if len(n.shape(x)) >= 2 and len(n.shape(y)) == 2 and y.op == "get_attr" and x.op != "get_attr":
+        return n.emit(aten.linear.default, x, _transpose(n, y, 0, 1))
+    swapped = y.target is aten.permute.default and len(n.shape(y)) == 2 and y.args[0].op == "get_attr"
+    if swapped and len(n.shape(x)) >= 2:
+        return n.emit(aten.linear.default, x, y.args[0])
+    return n.emit(aten.matmul.default, x, y)
+
+
 def _addmm(n: Normalizer, bias: fx.Node, a: fx.Node, b: fx.Node, *, beta: float = 1, alpha: float = 1) -> fx.Node:
-    product = n.emit(aten.matmul.default, a, b)
+    if alpha == beta == 1 and b.op == bias.op == "get_attr" and len(n.shape(bias)) == 1:
+        return n.emit(aten.linear.default, a, _transpose(n, b, 0, 1), bias)
+    product = _matmul(n, a, b)
     product = product if alpha == 1 else n.emit(aten.mul.Tensor, product, alpha)
     return n.emit(aten.add.Tensor, product, bias if beta == 1 else n.emit(aten.mul.Tensor, bias, beta))
 
@@ -468,7 +480,8 @@ REWRITES: Mapping[Any, Callable[..., Any]] = {
     aten.bitwise_or.Tensor: _logical(aten.logical_or.default, "|"),
     aten.bitwise_xor.Tensor: _logical(aten.logical_xor.default, "^"),
     aten.bitwise_not.default: _logical(aten.logical_not.default, "~"),
-    aten.mm.default: _to(aten.matmul.default),
+    aten.mm.default: _matmul,
+    aten.matmul.default: _matmul,
     aten.bmm.default: _to(aten.matmul.default),
     aten.mv.default: _to(aten.matmul.default),
     aten.dot.default: _to(aten.matmul.default),

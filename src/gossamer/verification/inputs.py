@@ -71,6 +71,7 @@ class _Plan:
         self.order = {count: rng.permutation(count) for count in rows}
         self.batch_dims = _batch_dims(signature)
         self.sizes = _data_sizes(signature, data, self.batch_dims)
+        _require_fit(signature, data, self.batch_dims, self.sizes)
 
     def real_cases(self, count: int) -> Iterator[Case]:
         """Consecutive pieces of the seeded order."""
@@ -113,7 +114,7 @@ class _Plan:
     ) -> Case:
         inputs = {}
         for key, array in case.inputs.items():
-            seen = self.data[key][:256]
+            seen = np.atleast_1d(self.data[key])[:256]
             is_float = np.issubdtype(array.dtype, np.floating)
             touched = is_float or (integers and len(np.unique(seen)) > 2)
             inputs[key] = change(array, seen) if touched else array
@@ -217,6 +218,22 @@ def _data_sizes(signature: Signature, data: Mapping[str, np.ndarray], batch_dims
                     else:
                         sizes[name] = _solve(dim, name, data[spec.name].shape[axis], sizes, max(low, 1))
     return sizes
+
+
+def _require_fit(
+    signature: Signature, data: Mapping[str, np.ndarray], batch_dims: tuple[str, ...], sizes: Mapping[str, int]
+) -> None:
+    """Cropping and repeating would hide data of a wrong size, so sizes are checked before."""
+    rows: dict[Dim, int] = {}
+    for spec in signature.inputs:
+        shape = data[spec.name].shape
+        doing, got = f"building parity cases for input {spec.name!r}", f"{data[spec.name].dtype}{list(shape)}"
+        if spec.shape and rows.setdefault(spec.shape[0], shape[0]) != shape[0] and isinstance(spec.shape[0], str):
+            raise DataError(doing, got=got, expected=f"{rows[spec.shape[0]]} samples, as in an earlier input")
+        for axis, dim in enumerate(spec.shape):
+            fixed = isinstance(dim, int) or not _names(dim) & set(batch_dims)
+            if axis and fixed and shape[axis] != dim_size(dim, sizes):
+                raise DataError(f"{doing}, dim {axis}", got=got, expected=f"{dim} = {dim_size(dim, sizes)}: {spec}")
 
 
 def _solve(dim: str, name: str, size: int, sizes: Mapping[str, int], low: int) -> int:

@@ -22,6 +22,8 @@ CPU = TargetFacts(
             "concat": _INSIDE,
             "pad": _INSIDE,
             "slice": _INSIDE,
+            "reshape": _INSIDE,
+            "permute": _INSIDE,
         },
         # Folded into the convolution or add before them as long as the zero point behind them is 0, which an
         # unsigned grid over values of at least 0 has by itself.

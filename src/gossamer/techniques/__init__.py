@@ -1,0 +1,19 @@
+"""Techniques: what makes a Program smaller or faster. One frozen dataclass a file; the table resolves names from text."""
+
+from collections.abc import Mapping
+
+from gossamer.techniques.base import Technique, parse_technique_text
+from gossamer.techniques.quantize.int8 import Int8
+
+TECHNIQUES: Mapping[str, type[Technique]] = {"int8": Int8}
+"""Every technique by the name it has in recipes."""
+
+
+def resolve_technique(text: str) -> Technique:
+    """Read ``name{option=value,...}``.
+
+    Raises:
+        UnknownName: no such technique or option; the nearest name is offered.
+        OptionError: a value outside the option's range.
+    """
+    return parse_technique_text(text, TECHNIQUES)
