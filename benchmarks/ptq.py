@@ -61,19 +61,19 @@ class Scale:
     Attributes:
         calibration: training samples for all quantizers.
         test: test samples; None for all.
-        settings: peer variants; None for all.
+        all_settings: every setting of the peer; else the first and the last.
         timing: options of ``compare_latency``.
         turns: of the quick timing that ranks the variants.
     """
 
     calibration: int = 512
     test: int | None = None
-    settings: int | None = None
+    all_settings: bool = True
     timing: Mapping[str, Any] = field(default_factory=lambda: {"loads": 8, "warmup_ms": 1000.0})
     turns: int = 12
 
 
-TINY = Scale(64, 300, 2, {"loads": 2, "rounds": 1, "leg_ms": 2.0, "warmup_ms": 20.0}, turns=2)
+TINY = Scale(64, 300, False, {"loads": 2, "rounds": 1, "leg_ms": 2.0, "warmup_ms": 20.0}, turns=2)
 
 
 @dataclass
@@ -150,7 +150,8 @@ def run_model(name: str, root: Path, scale: Scale, with_ours: bool, say: Callabl
         say(f"{name}: exporting fp32 and quantizing with ONNX Runtime")
         fp32 = _entrant("fp32", export_fp32(network, given.inputs, folder / "fp32.onnx"), test)
         started = time.perf_counter()
-        variants = quantize_all(fp32.path, given.inputs, folder, SETTINGS[name][: scale.settings])
+        settings = SETTINGS[name] if scale.all_settings else (SETTINGS[name][0], SETTINGS[name][-1])
+        variants = quantize_all(fp32.path, given.inputs, folder, settings)
         seconds = {"peers": time.perf_counter() - started}
         peers = [_entrant(variant.setting.name, variant.path, test) for variant in variants if variant.path]
         started = time.perf_counter()
@@ -368,7 +369,7 @@ def main() -> int:
     if unknown:
         parser.error(f"unknown model {unknown[0]!r}; expected some of {', '.join(SETTINGS)}")
     torch.set_num_threads(1)
-    console = Console(width=max(150, Console().width))  # the tables are wider than a log file's assumed 80 columns
+    console = Console(width=max(170, Console().width))  # the tables are wider than a log file's assumed 80 columns
     scale = TINY if options.tiny else Scale()
     report: dict[str, Any] = {"conditions": conditions(scale), "models": []}
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from gossamer.core.errors import CaptureError
 from gossamer.core.specs import Signature
@@ -52,6 +56,12 @@ def require_agreement(program: Program, eager: Eager, example: Mapping[str, np.n
     for label, inputs in _probes(example):
         expected = eager(inputs)
         _compare(doing, label, list(run(inputs).values()), expected, "a Python decision was frozen at capture")
+
+
+def to_arrays(result: Any) -> list[np.ndarray]:
+    """The tensors in what a module returned, in order, as arrays; bfloat16 is widened to float32."""
+    tensors = [leaf.detach() for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
+    return [(tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy() for tensor in tensors]
 
 
 def _compare(doing: str, label: str, got: list[np.ndarray], expected: list[np.ndarray], problem: str) -> None:

@@ -6,7 +6,7 @@ never sees the file: pt2_archive.py writes a copy that holds checked members onl
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
 from gossamer.core.errors import DataError, ModelError
-from gossamer.frontends.agreement import require_agreement
+from gossamer.frontends.agreement import require_agreement, to_arrays
 from gossamer.frontends.pt2_archive import checked_copy
 from gossamer.frontends.torch_module import from_exported
 from gossamer.program.program import Program
+from gossamer.program.values import TORCH_DTYPES
 
 
 def read_pt2(path: Path | str, *, example: Any = None, name: str | None = None) -> Program:
@@ -46,7 +48,7 @@ def read_pt2(path: Path | str, *, example: Any = None, name: str | None = None) 
     inputs = _example(program, exported, example, doing)
     if inputs is not None:
         module = exported.module(check_guards=False)
-        require_agreement(program, lambda values: _call(module, exported, values), inputs)
+        require_agreement(program, lambda values: _call(module, exported, _tensors(program, values)), inputs)
     return program
 
 
@@ -77,8 +79,7 @@ def _example(program: Program, exported: ExportedProgram, given: Any, doing: str
     else:
         values = dict(zip(names, given if isinstance(given, tuple | list) else [given], strict=False))
     arrays = {
-        name: value.detach().cpu().contiguous().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        for name, value in values.items()
+        name: to_arrays(value)[0] if isinstance(value, Tensor) else np.asarray(value) for name, value in values.items()
     }
     try:
         return program.signature.check(arrays)
@@ -88,17 +89,19 @@ def _example(program: Program, exported: ExportedProgram, given: Any, doing: str
         raise ModelError(doing, got=f"sample inputs that do not fit: {error.got}", expected=error.expected) from error
 
 
-def _call(module: torch.nn.Module, exported: ExportedProgram, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The exported module on named arrays; arguments that were fixed at export keep their values."""
-    tensors = iter([torch.from_numpy(value) for value in inputs.values()])
+def _tensors(program: Program, arrays: Mapping[str, np.ndarray]) -> list[Tensor]:
+    return [torch.from_numpy(arrays[spec.name]).to(TORCH_DTYPES[spec.dtype]) for spec in program.signature.inputs]
+
+
+def _call(module: torch.nn.Module, exported: ExportedProgram, inputs: Sequence[Tensor]) -> list[np.ndarray]:
+    """The exported module on tensors; arguments that were fixed at export keep their values."""
+    tensors = iter(inputs)
     leaves = [
-        next(tensors) if spec.arg.__class__.__name__ == "TensorArgument" else getattr(spec.arg, "value", None)
+        next(tensors) if isinstance(spec.arg, TensorArgument) else getattr(spec.arg, "value", None)
         for spec in exported.graph_signature.input_specs
-        if spec.kind.name == "USER_INPUT"
+        if spec.kind is InputKind.USER_INPUT
     ]
     assert exported.call_spec.in_spec is not None
     args, kwargs = pytree.tree_unflatten(leaves, exported.call_spec.in_spec)
     with torch.no_grad():
-        outputs = pytree.tree_leaves(module(*args, **kwargs))
-    tensors_out = [output for output in outputs if isinstance(output, Tensor)]
-    return [(output.float() if output.dtype == torch.bfloat16 else output).numpy() for output in tensors_out]
+        return to_arrays(module(*args, **kwargs))

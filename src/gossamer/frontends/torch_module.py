@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from torch.utils import _pytree as pytree
 from gossamer.core.errors import CaptureError, DataError, ModelError, UnknownName
 from gossamer.core.names import nearest
 from gossamer.core.specs import Signature, TensorSpec
-from gossamer.frontends.agreement import require_agreement
+from gossamer.frontends.agreement import require_agreement, to_arrays
 from gossamer.frontends.explain import explain
 from gossamer.program.normalize import normalize
 from gossamer.program.program import Program, Role
@@ -64,7 +65,9 @@ def capture(
         program = from_exported(
             exported, dims, name or type(model).__name__, note=f"captured with torch.export ({rung})"
         )
-        require_agreement(program, lambda values: _call(model, values), {k: v.numpy() for k, v in inputs.items()})
+        dtypes = {key: tensor.dtype for key, tensor in inputs.items()}
+        example = dict(zip(inputs, to_arrays(list(inputs.values())), strict=True))
+        require_agreement(program, lambda values: _call(model, values, dtypes), example)
     return program
 
 
@@ -89,7 +92,8 @@ def from_exported(
     placeholders = [node for node in graph.nodes if node.op == "placeholder"]
     (output,) = (node for node in graph.nodes if node.op == "output")
     names = _output_names(exported, len(output.args[0]))
-    used = {dim for node in placeholders for dim in node.meta["value"].shape if isinstance(dim, str)}
+    shapes = " ".join(str(dim) for node in placeholders for dim in node.meta["value"].shape)
+    used = set(re.findall(r"[A-Za-z_]\w*", shapes))  # a name may stand in an expression only: 2*half
     specs = Signature(
         tuple(_spec(node.target, node.meta["value"]) for node in placeholders),
         tuple(_spec(key, node.meta["value"]) for key, node in zip(names, output.args[0], strict=True)),
@@ -190,11 +194,11 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _call(model: nn.Module, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def _call(
+    model: nn.Module, inputs: Mapping[str, np.ndarray], dtypes: Mapping[str, torch.dtype]
+) -> list[np.ndarray]:
     with torch.no_grad():
-        result = model(**{key: torch.from_numpy(value) for key, value in inputs.items()})
-    leaves = [leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Tensor)]
-    return [(leaf.float() if leaf.dtype == torch.bfloat16 else leaf).numpy() for leaf in leaves]
+        return to_arrays(model(**{key: torch.from_numpy(value).to(dtypes[key]) for key, value in inputs.items()}))
 
 
 def _require_runs(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
@@ -252,7 +256,7 @@ def _name_symbols(
     for node in exported.graph.nodes:
         if node.op != "placeholder" or node.name not in exported.graph_signature.user_inputs:
             continue
-        for axis, size in enumerate(node.meta["val"].shape):
+        for axis, size in enumerate(getattr(node.meta["val"], "shape", ())):
             wanted = dims.get(str(node.target), {}).get(axis)
             if isinstance(size, int):
                 _require_free(str(node.target), axis, wanted, size)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import ast
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, fx
 
+from gossamer.core.digest import Digest, digest_bytes
 from gossamer.core.errors import InternalError
 from gossamer.core.specs import Dim
-from gossamer.program.program import Program
-from gossamer.program.values import SizeValue, TensorValue, tensor_value
+from gossamer.program.program import Program, tensor_bytes
+from gossamer.program.values import TORCH_DTYPES, SizeValue, TensorValue, tensor_value
 
 ONNX_DTYPES = {
     "float64": onnx.TensorProto.DOUBLE, "float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16,
@@ -24,6 +25,9 @@ ONNX_DTYPES = {
     "int16": onnx.TensorProto.INT16, "int8": onnx.TensorProto.INT8, "uint8": onnx.TensorProto.UINT8,
     "bool": onnx.TensorProto.BOOL,
 }  # fmt: skip
+
+_SIZE_KINDS = {ast.Add: "Add", ast.Sub: "Sub", ast.Mult: "Mul", ast.FloorDiv: "FloorDiv", ast.Pow: "Pow"}
+_SIZE_FUNCTIONS = {"Mod": "Mod", "Max": "Max", "Min": "Min"}
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Forms:
 class Emitter:
     """Collects the ONNX graph; the op rules call it."""
 
-    def __init__(self, program: Program, constants: dict[fx.Node, Tensor], options: LoweringOptions) -> None:
+    def __init__(self, program: Program, constants: Mapping[fx.Node, Tensor], options: LoweringOptions) -> None:
         self.program = program
         self.constants = constants
         self.options = options
@@ -63,15 +67,22 @@ class Emitter:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.name_map: dict[str, list[str]] = {}
-        self.forms: dict[fx.Node, Forms] = {}
+        self._forms: dict[fx.Node, Forms] = {}
         self._sizes: dict[Dim, str] = {}
-        self._names: set[str] = set()
-        self._small: dict[str, str] = {}
-        self._current: fx.Node | None = None
+        # What the signature and the weights are called is taken from the start: a node of that name gets a number.
+        signature = program.signature
+        self._names = {*program.tensors, *(spec.name for spec in (*signature.inputs, *signature.outputs))}
+        self._stored: dict[tuple[str, Digest], str] = {}
+        self._current = ""
+        for node in program.graph.nodes:
+            if node.op == "placeholder":
+                self.set(node, str(node.target))
+
+    # Nodes and initializers
 
     def begin(self, node: fx.Node) -> None:
         """From now on emitted nodes belong to this program node."""
-        self._current = node
+        self._current = node.name
         self.name_map.setdefault(node.name, [])
 
     def unique(self, name: str) -> str:
@@ -82,129 +93,153 @@ class Emitter:
         self._names.add(candidate)
         return candidate
 
-    def op(
-        self, kind: str, inputs: Sequence[str | None], *, outputs: int = 1, name: str = "", **attributes: Any
-    ) -> Any:
-        """Write one ONNX node; returns the name of its output (a list if it has several)."""
-        base = name or (self._current.name if self._current is not None else kind)
-        node_name = self.unique(base)
-        results = [node_name if outputs == 1 else self.unique(f"{node_name}/{index}") for index in range(outputs)]
-        attributes = {key: value for key, value in attributes.items() if value is not None}
-        node = helper.make_node(kind, [entry or "" for entry in inputs], results, name=node_name, **attributes)
-        self.nodes.append(node)
-        if self._current is not None:
-            self.name_map[self._current.name].append(node_name)
-        return results[0] if outputs == 1 else results
+    def op(self, kind: str, inputs: Sequence[str | None], *, name: str = "", **attributes: Any) -> str:
+        """Write one ONNX node; returns the name of its output."""
+        return self.ops(kind, inputs, 1, name=name, **attributes)[0]
+
+    def ops(
+        self, kind: str, inputs: Sequence[str | None], outputs: int, *, name: str = "", **attributes: Any
+    ) -> list[str]:
+        """Write one ONNX node with several outputs; returns their names. Attributes that are ``None`` are left out."""
+        node_name = self.unique(name or self._current)
+        results = [node_name] if outputs == 1 else [self.unique(f"{node_name}/{index}") for index in range(outputs)]
+        given = {key: value for key, value in attributes.items() if value is not None}
+        self.nodes.append(helper.make_node(kind, [entry or "" for entry in inputs], results, name=node_name, **given))
+        self.name_map[self._current].append(node_name)
+        return results
 
     def constant(self, values: Any, dtype: str, name: str = "constant") -> str:
-        """An initializer; equal constants are stored once."""
-        array = np.asarray(values, dtype=np.float32 if dtype == "bfloat16" else np.dtype(dtype))
-        key = f"{name}:{dtype}:{array.shape}:{array.tobytes().hex()}" if array.size <= 64 else ""
-        known = self._small.get(key) if key else None
-        if known:
-            return known
-        unique = self.unique(name)
-        tensor = torch.from_numpy(array.copy().reshape(array.shape))
-        self.initializers[unique] = _tensor_proto(unique, tensor.bfloat16() if dtype == "bfloat16" else tensor)
-        if key:
-            self._small[key] = unique
-        return unique
+        """An initializer from numbers; equal constants are stored once."""
+        return self._store(name, torch.as_tensor(np.asarray(values)).to(TORCH_DTYPES[dtype]), is_own=False)
 
     def initializer(self, name: str, tensor: Tensor) -> str:
-        """A stored tensor under its own name; a second call with the same name returns the first."""
-        if name not in self.initializers:
-            self._names.add(name)
-            self.initializers[name] = _tensor_proto(name, tensor)
-        return name
+        """A stored tensor. Equal tensors of one name are stored once; a different one gets a number behind its name."""
+        return self._store(name, tensor, is_own=name in self.program.tensors and name not in self.initializers)
+
+    def _store(self, name: str, tensor: Tensor, *, is_own: bool) -> str:
+        tensor = tensor.detach().cpu().contiguous()
+        content = digest_bytes(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), tensor_bytes(tensor))
+        if (name, content) not in self._stored:
+            unique = name if is_own else self.unique(name)
+            self.initializers[unique] = _tensor_proto(unique, tensor)
+            self._stored[name, content] = unique
+        return self._stored[name, content]
 
     # Forms of values
 
-    def set(self, node: fx.Node, full: str | None = None, flat: str | None = None) -> None:
-        """Record in which form a value was written; for rank 2 both are the same."""
-        if len(tensor_value(node).shape) == 2:
-            full = flat = full or flat
-        self.forms[node] = Forms(full, flat)
+    def set(self, node: fx.Node, result: str, *, flat: bool = False) -> None:
+        """Record the tensor that holds a value, in full or in flat form; for rank 2 they are the same."""
+        value = node.meta["value"]
+        both = isinstance(value, TensorValue) and len(value.shape) == 2
+        self._forms[node] = Forms(None if flat and not both else result, result if flat or both else None)
+
+    def same(self, node: fx.Node, other: fx.Node) -> None:
+        """Record that a node yields the value of another one."""
+        self._forms[node] = self._forms_of(other)
+
+    def is_written(self, node: fx.Node) -> bool:
+        """Whether a value exists in the ONNX graph already."""
+        return node in self._forms
 
     def has_flat(self, node: Any) -> bool:
         """Whether a value exists in flat form and not in full."""
-        return isinstance(node, fx.Node) and node in self.forms and self.forms[node].full is None
+        return isinstance(node, fx.Node) and node in self._forms and self._forms[node].full is None
+
+    def form(self, node: fx.Node, *, flat: bool) -> str:
+        """The tensor in the wanted form."""
+        return self.flat(node) if flat else self.full(node)
 
     def full(self, node: fx.Node) -> str:
         """The tensor with the value's own shape."""
-        forms = self._forms(node)
+        forms = self._forms_of(node)
         if forms.full is None:
-            shape = tensor_value(node).shape
-            forms.full = self.op("Reshape", [forms.flat, self.shape(shape)], name=f"{node.name}/full")
+            shape = self.shape(tensor_value(node).shape)
+            forms.full = self.op("Reshape", [forms.flat, shape], name=f"{node.name}/full")
         return forms.full
 
     def flat(self, node: fx.Node) -> str:
         """The tensor as (rows, columns)."""
-        forms = self._forms(node)
+        forms = self._forms_of(node)
         if forms.flat is None:
             columns = tensor_value(node).shape[-1]
             if not isinstance(columns, int):
                 raise InternalError("flattening a value", got=f"{node.name} with a last dim that may vary")
-            forms.flat = self.op(
-                "Reshape", [forms.full, self.constant([-1, columns], "int64")], name=f"{node.name}/flat"
-            )
+            shape = self.constant([-1, columns], "int64")
+            forms.flat = self.op("Reshape", [forms.full, shape], name=f"{node.name}/flat")
         return forms.flat
 
-    def any(self, node: fx.Node) -> str:
-        """Whichever form is there, for consumers that do not look at the shape."""
-        forms = self._forms(node)
-        return forms.full or self.flat(node)
-
-    def _forms(self, node: fx.Node) -> Forms:
-        if node not in self.forms:
-            if node in self.constants:
-                name = str(node.target) if node.op == "get_attr" else self.unique(node.name)
-                self.forms[node] = Forms(self.initializer(name, self.constants[node]))
-            else:
+    def _forms_of(self, node: fx.Node) -> Forms:
+        if node not in self._forms:
+            if node not in self.constants:
                 raise InternalError("lowering", got=f"{node.name} is used before it is written")
-        return self.forms[node]
+            self.set(node, self.initializer(stored_name(node), self.constants[node]))
+        return self._forms[node]
 
     # Sizes
 
-    def size(self, entry: Any) -> str:
-        """A one-element int64 tensor for a size: a number, a size node, or a dim expression."""
+    def size(self, entry: Dim | fx.Node) -> str:
+        """A one-element int64 tensor for a size: a number, a size node, or an expression in dim names."""
         if isinstance(entry, fx.Node):
-            value = entry.meta["value"]
-            if isinstance(value, SizeValue) and entry in self.forms:
-                return self._forms(entry).full or ""
-            entry = value.expression
+            if self.is_written(entry):
+                return self.full(entry)
+            entry = size_value(entry).expression
         if isinstance(entry, int):
             return self.constant([entry], "int64")
         if entry not in self._sizes:
             self._sizes[entry] = self._find_size(entry)
         return self._sizes[entry]
 
+    def size_arithmetic(self, kind: str, sizes: Sequence[str]) -> str:
+        """Compute with sizes; ``FloorDiv`` rounds down as Python does."""
+        if kind != "FloorDiv":
+            return self.op(kind, sizes)
+        rest = self.op("Mod", sizes)  # has the sign of the divisor, so what is left divides evenly
+        return self.op("Div", [self.op("Sub", [sizes[0], rest]), sizes[1]])
+
     def _find_size(self, expression: str) -> str:
-        for node, forms in self.forms.items():
+        for node, forms in self._forms.items():
             value = node.meta["value"]
-            if isinstance(value, SizeValue) and value.expression == expression and forms.full:
+            if forms.full is None:
+                continue
+            if isinstance(value, SizeValue) and value.expression == expression:
                 return forms.full
-            if isinstance(value, TensorValue) and forms.full and expression in value.shape:
+            if isinstance(value, TensorValue) and expression in value.shape:
                 axis = value.shape.index(expression)
                 return self.op("Shape", [forms.full], start=axis, end=axis + 1, name=f"size/{expression}")
-        raise InternalError("lowering", got=f"size {expression} of no value written so far")
+        return self._computed_size(ast.parse(expression, mode="eval").body, expression)
+
+    def _computed_size(self, tree: ast.expr, expression: str) -> str:
+        """Write out an expression in dim names as sympy prints it: ``2*batch``, ``seq//2 + 1``, ``Mod(seq, 2)``."""
+        match tree:
+            case ast.Constant(value=int(number)):
+                return self.size(number)
+            case ast.Name(id=name) if name != expression:
+                return self.size(name)
+            case ast.UnaryOp(op=ast.USub(), operand=operand):
+                return self.op("Neg", [self._computed_size(operand, expression)])
+            case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _SIZE_KINDS:
+                parts = [self._computed_size(part, expression) for part in (left, right)]
+                return self.size_arithmetic(_SIZE_KINDS[type(operator)], parts)
+            case ast.Call(func=ast.Name(id=name), args=arguments) if name in _SIZE_FUNCTIONS:
+                parts = [self._computed_size(part, expression) for part in arguments]
+                return self.size_arithmetic(_SIZE_FUNCTIONS[name], parts)
+        raise InternalError("lowering", got=f"size {expression}, of no value written so far")
 
     def shape(self, dims: Sequence[Dim], like: Sequence[Dim] = ()) -> str:
-        """A shape for Reshape: one varying dim is -1; a dim equal to the same one of ``like`` is 0 (copied)."""
+        """A shape for Reshape of a tensor with shape ``like``: dims that stay are 0 (copied), one that changes is -1."""
         varying = [index for index, dim in enumerate(dims) if isinstance(dim, str)]
-        entries: list[Any] = list(dims)
-        if len(varying) == 1:
-            entries[varying[0]] = -1
-        elif varying and all(index < len(like) and like[index] == dims[index] for index in varying[:-1]):
-            for index in varying[:-1]:
-                entries[index] = 0
-            last = varying[-1]
-            entries[last] = 0 if last < len(like) and like[last] == dims[last] else -1
-        elif varying:
-            return self.op("Concat", [self.size(dim) for dim in dims], axis=0, name="shape")
+        changing = [index for index in varying if index >= len(like) or like[index] != dims[index]]
+        if len(varying) <= 1:
+            return self.constant([-1 if isinstance(dim, str) else dim for dim in dims], "int64")
+        if len(changing) > 1:
+            return self.sizes(dims)
+        entries = [0 if isinstance(dim, str) else dim for dim in dims]
+        for index in changing:
+            entries[index] = -1
         return self.constant(entries, "int64")
 
-    def sizes(self, entries: Sequence[Any]) -> str:
-        """An int64 vector of sizes; entries may be numbers or size nodes."""
+    def sizes(self, entries: Sequence[Dim | fx.Node]) -> str:
+        """An int64 vector of sizes."""
         if all(isinstance(entry, int) for entry in entries):
             return self.constant(list(entries), "int64")
         return self.op("Concat", [self.size(entry) for entry in entries], axis=0, name="shape")
@@ -222,15 +257,26 @@ class Emitter:
         """A Cast node."""
         return self.op("Cast", [name], to=ONNX_DTYPES[dtype])
 
+    def full_as(self, node: fx.Node, dtype: str) -> str:
+        """The tensor with the value's own shape, cast where its dtype is another."""
+        return self.full(node) if tensor_value(node).dtype == dtype else self.cast(self.full(node), dtype)
+
+
+def stored_name(node: fx.Node) -> str:
+    """What a constant is called in the file: a tensor of the program by its own name, a folded value by its node's."""
+    return str(node.target) if node.op == "get_attr" else node.name
+
+
+def size_value(node: fx.Node) -> SizeValue:
+    """The size that a node yields."""
+    value = node.meta["value"]
+    if not isinstance(value, SizeValue):
+        raise InternalError("reading a size", got=f"{node.name} with {value}", expected="a size")
+    return value
+
 
 def _tensor_proto(name: str, tensor: Tensor) -> onnx.TensorProto:
-    tensor = tensor.detach().cpu().contiguous()
     if tensor.dtype == torch.bfloat16:
-        raw = tensor.view(torch.int16).numpy().tobytes()
+        raw = tensor_bytes(tensor)
         return helper.make_tensor(name, onnx.TensorProto.BFLOAT16, list(tensor.shape), raw, raw=True)
     return numpy_helper.from_array(tensor.numpy(), name)
-
-
-def element_count(shape: Sequence[Dim]) -> int | None:
-    """Number of elements, or ``None`` if a dim may vary."""
-    return math.prod(dim for dim in shape if isinstance(dim, int)) if all(isinstance(d, int) for d in shape) else None

@@ -8,261 +8,318 @@ from typing import Any
 import torch
 from torch import fx
 
-from gossamer.core.errors import UnsupportedOp
-from gossamer.lowering.emitter import ONNX_DTYPES, Emitter
+from gossamer.lowering.call import Call
+from gossamer.lowering.emitter import Emitter
 from gossamer.program.dialect import aten
-from gossamer.program.values import DTYPE_NAMES, TensorValue, tensor_value
+from gossamer.program.values import DTYPE_NAMES, TORCH_DTYPES, TensorValue, tensor_value
 
-Rule = Callable[..., Any]
+Rule = Callable[[Emitter, Call], str | None]
+"""Writes one call. Returns the ONNX tensor with the result in full form, or records the result itself."""
 
-
-def write_unary(e: Emitter, node: fx.Node, x: fx.Node, write: Callable[[str], str]) -> None:
-    """Apply ``write`` to whichever form of ``x`` exists and record the result in the same form."""
-    if e.has_flat(x):
-        e.set(node, flat=write(e.flat(x)))
-    else:
-        e.set(node, full=write(e.full(x)))
+_EXACT_SOFTPLUS = 15.0
+"""Beyond this, log(1 + exp(x)) and x are the same float32."""
 
 
-def _unary(kind: str, **attributes: Any) -> Rule:
-    def rule(e: Emitter, node: fx.Node, self: fx.Node, **_: Any) -> None:
-        write_unary(e, node, self, lambda x: e.op(kind, [x], **attributes))
-
-    return rule
-
-
-def _composed(write: Callable[[Emitter, str, str], str]) -> Rule:
-    """A unary rule of several ONNX nodes: ``write(emitter, input, dtype) -> output``."""
-
-    def rule(e: Emitter, node: fx.Node, self: fx.Node, **_: Any) -> None:
-        write_unary(e, node, self, lambda x: write(e, x, tensor_value(node).dtype))
-
-    return rule
-
-
-def _promoted(*arguments: Any) -> str:
-    """The dtype in which PyTorch computes a binary operation on these arguments."""
-    samples: list[Any] = []
-    for argument in arguments:
-        if isinstance(argument, fx.Node):
-            value = argument.meta["value"]
-            if isinstance(value, TensorValue):
-                samples.append(torch.empty([1] * len(value.shape), dtype=getattr(torch, value.dtype)))
-            else:
-                samples.append(1)
-        else:
-            samples.append(argument)
-    if len(samples) == 1 or not any(isinstance(sample, torch.Tensor) for sample in samples):
-        return DTYPE_NAMES[torch.as_tensor(samples[0]).dtype]
-    return DTYPE_NAMES[torch.result_type(samples[0], samples[1])]
+def is_integer(dtype: str) -> bool:
+    """Whether a dtype counts in whole numbers (bool does not)."""
+    return dtype.startswith(("int", "uint"))
 
 
 def operand(e: Emitter, argument: Any, dtype: str, *, flat: bool = False) -> str:
     """An argument as an ONNX tensor of ``dtype``: a node in the wanted form, or a rank-0 constant."""
     if not isinstance(argument, fx.Node) or not isinstance(argument.meta["value"], TensorValue):
         return e.scalar(argument, dtype)
-    name = e.flat(argument) if flat and len(tensor_value(argument).shape) > 1 else e.full(argument)
-    return name if tensor_value(argument).dtype == dtype else e.cast(name, dtype)
+    value = tensor_value(argument)
+    name = e.form(argument, flat=flat and len(value.shape) > 1)
+    return name if value.dtype == dtype else e.cast(name, dtype)
 
 
-def _computes_flat(e: Emitter, node: fx.Node, arguments: tuple[Any, ...]) -> bool:
+def write_unary(e: Emitter, call: Call, x: fx.Node, write: Callable[[str], str], dtype: str = "") -> None:
+    """Apply ``write`` to ``x``, cast to ``dtype`` if given, in whichever form it exists; the result has the same form."""
+    flat = e.has_flat(x)
+    e.set(call.node, write(operand(e, x, dtype or tensor_value(x).dtype, flat=flat)), flat=flat)
+
+
+def write_broadcast(
+    e: Emitter, call: Call, arguments: tuple[Any, ...], dtype: str, write: Callable[..., str]
+) -> None:
+    """Apply ``write`` to operands of one dtype that broadcast, in flat form where possible."""
+    flat = _computes_flat(e, call, arguments)
+    e.set(call.node, write(*[operand(e, argument, dtype, flat=flat) for argument in arguments]), flat=flat)
+
+
+def _computes_flat(e: Emitter, call: Call, arguments: tuple[Any, ...]) -> bool:
     """Whether a broadcasting operation may compute in flat form: some input is in it, and no other needs its axes."""
     if not any(e.has_flat(argument) for argument in arguments):
         return False
-    shape = tensor_value(node).shape
     for argument in arguments:
         if isinstance(argument, fx.Node) and isinstance(argument.meta["value"], TensorValue):
-            other = tensor_value(argument).shape
-            if other != shape and (len(other) > 1 or argument not in e.constants):
+            shape = tensor_value(argument).shape
+            if shape != call.shape and len(shape) > 1:
                 return False
     return True
 
 
-def write_broadcast(
-    e: Emitter, node: fx.Node, arguments: tuple[Any, ...], dtype: str, write: Callable[..., str]
-) -> None:
-    """Apply ``write`` to operands of one dtype that broadcast, in flat form where possible."""
-    flat = _computes_flat(e, node, arguments)
-    result = write(*[operand(e, argument, dtype, flat=flat) for argument in arguments])
-    e.set(node, **{"flat" if flat else "full": result})
+def _promoted(*arguments: Any) -> str:
+    """The dtype in which PyTorch computes a binary operation on these arguments."""
+    samples = [_sample(argument) for argument in arguments]
+    return DTYPE_NAMES[torch.result_type(samples[0], samples[1])]
 
 
-def _binary(kind: str, *, dtype: str | None = None) -> Rule:
-    def rule(e: Emitter, node: fx.Node, self: Any, other: Any, **_: Any) -> None:
-        computed = dtype or _promoted(self, other)
-        write_broadcast(e, node, (self, other), computed, lambda a, b: e.op(kind, [a, b]))
+def _sample(argument: Any) -> Any:
+    """Something of the argument's kind: PyTorch promotes by dtype, and by whether it is a number, a scalar or a tensor."""
+    if not isinstance(argument, fx.Node):
+        return argument
+    value = argument.meta["value"]
+    if isinstance(value, TensorValue):
+        return torch.empty([1] * len(value.shape), dtype=TORCH_DTYPES[value.dtype])
+    return 1
+
+
+def _unary(kind: str, **attributes: Any) -> Rule:
+    """One ONNX node that computes in the dtype of the result (``sqrt`` of whole numbers is a float)."""
+
+    def rule(e: Emitter, call: Call) -> None:
+        write_unary(e, call, call.tensor("self"), lambda x: e.op(kind, [x], **attributes), call.dtype)
 
     return rule
 
 
-def _not_equal(e: Emitter, node: fx.Node, self: Any, other: Any) -> None:
-    write_broadcast(e, node, (self, other), _promoted(self, other), lambda a, b: e.op("Not", [e.op("Equal", [a, b])]))
+def _unary_with(kind: str, **attributes: str) -> Rule:
+    """As ``_unary``, with ONNX attributes taken from arguments of the call: ``alpha="negative_slope"``."""
+
+    def rule(e: Emitter, call: Call) -> None:
+        values = {name: call[argument] for name, argument in attributes.items()}
+        floats = {name: value if isinstance(value, str) else float(value) for name, value in values.items()}
+        write_unary(e, call, call.tensor("self"), lambda x: e.op(kind, [x], **floats), call.dtype)
+
+    return rule
 
 
-def _divide(e: Emitter, node: fx.Node, self: Any, other: Any, rounding_mode: str | None = None) -> None:
-    dtype = tensor_value(node).dtype if rounding_mode is None else _promoted(self, other)
+def _rounding(kind: str) -> Rule:
+    """Whole numbers are round already, and ONNX rounds floats only."""
+
+    def rule(e: Emitter, call: Call) -> None:
+        if is_integer(call.dtype):
+            e.same(call.node, call.tensor("self"))
+        else:
+            write_unary(e, call, call.tensor("self"), lambda x: e.op(kind, [x]))
+
+    return rule
+
+
+def _float_test(kind: str) -> Rule:
+    def rule(e: Emitter, call: Call) -> None:
+        dtype = call.input_value().dtype
+        computed = dtype if dtype.startswith("float") else "float32"
+        write_unary(e, call, call.tensor("self"), lambda x: e.op(kind, [x]), computed)
+
+    return rule
+
+
+def _not(e: Emitter, call: Call) -> None:
+    write_unary(e, call, call.tensor("self"), lambda x: e.op("Not", [x]), "bool")
+
+
+def _binary(kind: str, for_bool: str) -> Rule:
+    """An operation with the dtype of its promoted operands; ONNX has other names for it on bools."""
+
+    def rule(e: Emitter, call: Call) -> None:
+        dtype = _promoted(call["self"], call["other"])
+        chosen = for_bool if dtype == "bool" else kind
+        write_broadcast(e, call, (call["self"], call["other"]), dtype, lambda a, b: e.op(chosen, [a, b]))
+
+    return rule
+
+
+def _comparison(kind: str, *, negated: bool = False) -> Rule:
+    def rule(e: Emitter, call: Call) -> None:
+        dtype = _promoted(call["self"], call["other"])
+        ordered_bools = dtype == "bool" and kind != "Equal"
+
+        def write(a: str, b: str) -> str:
+            result = e.op(kind, [a, b])
+            return e.op("Not", [result]) if negated else result
+
+        write_broadcast(e, call, (call["self"], call["other"]), "int32" if ordered_bools else dtype, write)
+
+    return rule
+
+
+def _logical(kind: str) -> Rule:
+    def rule(e: Emitter, call: Call) -> None:
+        write_broadcast(e, call, (call["self"], call["other"]), "bool", lambda a, b: e.op(kind, [a, b]))
+
+    return rule
+
+
+def _divide(e: Emitter, call: Call) -> None:
+    write_broadcast(e, call, (call["self"], call["other"]), call.dtype, lambda a, b: e.op("Div", [a, b]))
+
+
+def _divide_rounded(e: Emitter, call: Call) -> None:
+    mode, dtype = call["rounding_mode"], call.dtype
 
     def write(a: str, b: str) -> str:
-        if rounding_mode == "floor" and dtype.startswith(("int", "uint")):
-            return e.op("Div", [e.op("Sub", [a, e.op("Mod", [a, b])]), b])
+        if mode == "floor":
+            whole = e.op("Div", [e.op("Sub", [a, _modulo(e, a, b, dtype)]), b])
+            return whole if is_integer(dtype) else e.op("Round", [whole])
         quotient = e.op("Div", [a, b])
-        if rounding_mode is None or (rounding_mode == "trunc" and dtype.startswith(("int", "uint"))):
+        if mode is None or is_integer(dtype):  # ONNX divides whole numbers towards zero
             return quotient
-        if rounding_mode == "floor":
-            return e.op("Floor", [quotient])
         return e.op("Mul", [e.op("Sign", [quotient]), e.op("Floor", [e.op("Abs", [quotient])])])
 
-    write_broadcast(e, node, (self, other), dtype, write)
+    write_broadcast(e, call, (call["self"], call["other"]), dtype, write)
 
 
-def _remainder(e: Emitter, node: fx.Node, self: Any, other: Any) -> None:
-    dtype = _promoted(self, other)
-
-    def write(a: str, b: str) -> str:
-        if dtype.startswith(("int", "uint")):
-            return e.op("Mod", [a, b])
-        return e.op("Sub", [a, e.op("Mul", [b, e.op("Floor", [e.op("Div", [a, b])])])])
-
-    write_broadcast(e, node, (self, other), dtype, write)
+def _remainder(e: Emitter, call: Call) -> None:
+    dtype = call.dtype
+    write_broadcast(e, call, (call["self"], call["other"]), dtype, lambda a, b: _modulo(e, a, b, dtype))
 
 
-def _power(e: Emitter, node: fx.Node, self: Any, exponent: Any) -> None:
-    dtype = tensor_value(node).dtype
-    if exponent == 2:
-        write_unary(e, node, self, lambda x: e.op("Mul", [x, x]))
+def _modulo(e: Emitter, a: str, b: str, dtype: str) -> str:
+    """The remainder with the sign of the divisor. For floats ONNX has only C's fmod, with the sign of the dividend.
+
+    ``a - b * floor(a / b)`` would not do: for 1.0 and 0.1 the quotient rounds up to 10 although 9 is right.
+    """
+    if is_integer(dtype):
+        return e.op("Mod", [a, b])
+    rest = e.op("Mod", [a, b], fmod=1)
+    other_sign = e.op("Less", [e.op("Mul", [rest, e.op("Sign", [b])]), e.constant(0, dtype)])
+    return e.op("Where", [other_sign, e.op("Add", [rest, b]), rest])
+
+
+def _power(e: Emitter, call: Call) -> None:
+    base, exponent = call["self"], call["exponent"]
+    if not isinstance(exponent, fx.Node) and exponent == 2:
+        write_unary(e, call, base, lambda x: e.op("Mul", [x, x]), call.dtype)
     else:
-        write_broadcast(e, node, (self, exponent), dtype, lambda a, b: e.op("Pow", [a, b]))
+        write_broadcast(e, call, (base, exponent), call.dtype, lambda a, b: e.op("Pow", [a, b]))
 
 
-def _where(e: Emitter, node: fx.Node, condition: fx.Node, self: Any, other: Any) -> str:
-    dtype = tensor_value(node).dtype
-    return e.op("Where", [e.full(condition), operand(e, self, dtype), operand(e, other, dtype)])
+def _where(e: Emitter, call: Call) -> str:
+    condition = e.full_as(call.tensor("condition"), "bool")
+    return e.op("Where", [condition, *(operand(e, call[name], call.dtype) for name in ("self", "other"))])
 
 
-def _cast(e: Emitter, node: fx.Node, self: fx.Node, dtype: torch.dtype, **_: Any) -> None:
-    write_unary(e, node, self, lambda x: e.op("Cast", [x], to=ONNX_DTYPES[DTYPE_NAMES[dtype]]))
+def _cast(e: Emitter, call: Call) -> None:
+    write_unary(e, call, call.tensor("self"), lambda x: x, call.dtype)
 
 
-def _identity(e: Emitter, node: fx.Node, input: fx.Node, **_: Any) -> None:  # noqa: A002 - the schema's name
-    e.forms[node] = e._forms(input)  # noqa: SLF001 - the same value under another node
+def _dropout(e: Emitter, call: Call) -> None:
+    if call["train"]:
+        raise call.unsupported("dropout in training mode", "a model captured in eval mode")
+    e.same(call.node, call.tensor("input"))
 
 
-def _clip(e: Emitter, x: str, low: Any, high: Any, dtype: str) -> str:
-    bounds = [None if bound is None else e.constant(bound, dtype) for bound in (low, high)]
-    return e.op("Clip", [x, *bounds])
+def _clip(low: str, high: str) -> Rule:
+    """Clip between the arguments of these names; ``None`` is no bound."""
+
+    def rule(e: Emitter, call: Call) -> None:
+        bounds = [None if call[name] is None else e.scalar(call[name], call.dtype) for name in (low, high)]
+        write_unary(e, call, call.tensor("self"), lambda x: e.op("Clip", [x, *bounds]), call.dtype)
+
+    return rule
 
 
-def _hardtanh(e: Emitter, node: fx.Node, self: fx.Node, min_val: Any = -1, max_val: Any = 1) -> None:
-    write_unary(e, node, self, lambda x: _clip(e, x, min_val, max_val, tensor_value(node).dtype))
+def _elu(e: Emitter, call: Call) -> None:
+    if call["scale"] != 1 or call["input_scale"] != 1:
+        raise call.unsupported("elu with scale or input_scale", "plain elu")
+    _unary_with("Elu", alpha="alpha")(e, call)
 
 
-def _clamp(e: Emitter, node: fx.Node, self: fx.Node, min: Any = None, max: Any = None) -> None:  # noqa: A002 - the schema's names
-    write_unary(e, node, self, lambda x: _clip(e, x, min, max, tensor_value(node).dtype))
-
-
-def _gelu(e: Emitter, node: fx.Node, self: fx.Node, approximate: str = "none") -> None:
-    write_unary(e, node, self, lambda x: e.op("Gelu", [x], approximate=approximate))
-
-
-def _leaky_relu(e: Emitter, node: fx.Node, self: fx.Node, negative_slope: float = 0.01) -> None:
-    write_unary(e, node, self, lambda x: e.op("LeakyRelu", [x], alpha=float(negative_slope)))
-
-
-def _elu(e: Emitter, node: fx.Node, self: fx.Node, alpha: float = 1, scale: float = 1, input_scale: float = 1) -> None:
-    if scale != 1 or input_scale != 1:
-        raise UnsupportedOp("lowering to ONNX", got="elu with scale or input_scale", expected="plain elu")
-    write_unary(e, node, self, lambda x: e.op("Elu", [x], alpha=float(alpha)))
-
-
-def _softplus(e: Emitter, node: fx.Node, self: fx.Node, beta: float = 1, threshold: float = 20) -> None:
-    dtype = tensor_value(node).dtype
+def _softplus(e: Emitter, call: Call) -> None:
+    beta, threshold, dtype = float(call["beta"]), float(call["threshold"]), call.dtype
 
     def write(x: str) -> str:
-        if beta == 1:
-            return e.op("Softplus", [x])
-        return e.op("Div", [e.op("Softplus", [e.op("Mul", [x, e.constant(beta, dtype)])]), e.constant(beta, dtype)])
+        scaled = x if beta == 1 else e.op("Mul", [x, e.constant(beta, dtype)])
+        soft = e.op("Softplus", [scaled])
+        soft = soft if beta == 1 else e.op("Div", [soft, e.constant(beta, dtype)])
+        if threshold >= _EXACT_SOFTPLUS:
+            return soft
+        return e.op("Where", [e.op("Greater", [scaled, e.constant(threshold, dtype)]), x, soft])
 
-    write_unary(e, node, self, write)
+    write_unary(e, call, call.tensor("self"), write)
 
 
-def _prelu(e: Emitter, node: fx.Node, self: fx.Node, weight: fx.Node) -> str:
-    rank = len(tensor_value(self).shape)
-    slope = e.full(weight)
+def _prelu(e: Emitter, call: Call) -> str:
+    rank = len(call.shape)
+    slope = e.full(call.tensor("weight"))
     if rank > 2:
         slope = e.op("Reshape", [slope, e.constant([-1] + [1] * (rank - 2), "int64")])
-    return e.op("PRelu", [e.full(self), slope])
+    return e.op("PRelu", [e.full(call.tensor("self")), slope])
 
 
-def _silu(e: Emitter, x: str, dtype: str) -> str:
-    return e.op("Mul", [x, e.op("Sigmoid", [x])])
+def _silu(e: Emitter, call: Call) -> None:
+    write_unary(e, call, call.tensor("self"), lambda x: e.op("Mul", [x, e.op("Sigmoid", [x])]))
 
 
-def _rsqrt(e: Emitter, x: str, dtype: str) -> str:
-    return e.op("Reciprocal", [e.op("Sqrt", [x])])
+def _rsqrt(e: Emitter, call: Call) -> None:
+    write_unary(e, call, call.tensor("self"), lambda x: e.op("Reciprocal", [e.op("Sqrt", [x])]), call.dtype)
 
 
 RULES: Mapping[Any, Rule] = {
     aten.relu.default: _unary("Relu"),
-    aten.gelu.default: _gelu,
-    aten.silu.default: _composed(_silu),
+    aten.gelu.default: _unary_with("Gelu", approximate="approximate"),
+    aten.silu.default: _silu,
     aten.sigmoid.default: _unary("Sigmoid"),
     aten.tanh.default: _unary("Tanh"),
-    aten.hardtanh.default: _hardtanh,
+    aten.hardtanh.default: _clip("min_val", "max_val"),
     aten.hardswish.default: _unary("HardSwish"),
     aten.hardsigmoid.default: _unary("HardSigmoid", alpha=1.0 / 6.0, beta=0.5),
-    aten.leaky_relu.default: _leaky_relu,
+    aten.leaky_relu.default: _unary_with("LeakyRelu", alpha="negative_slope"),
     aten.elu.default: _elu,
     aten.softplus.default: _softplus,
     aten.mish.default: _unary("Mish"),
     aten.prelu.default: _prelu,
-    aten.clamp.default: _clamp,
-    aten.dropout.default: _identity,
+    aten.clamp.default: _clip("min", "max"),
+    aten.dropout.default: _dropout,
     aten.abs.default: _unary("Abs"),
     aten.neg.default: _unary("Neg"),
     aten.exp.default: _unary("Exp"),
     aten.log.default: _unary("Log"),
     aten.sqrt.default: _unary("Sqrt"),
-    aten.rsqrt.default: _composed(_rsqrt),
+    aten.rsqrt.default: _rsqrt,
     aten.reciprocal.default: _unary("Reciprocal"),
     aten.erf.default: _unary("Erf"),
     aten.sin.default: _unary("Sin"),
     aten.cos.default: _unary("Cos"),
     aten.tan.default: _unary("Tan"),
-    aten.floor.default: _unary("Floor"),
-    aten.ceil.default: _unary("Ceil"),
-    aten.round.default: _unary("Round"),
+    aten.floor.default: _rounding("Floor"),
+    aten.ceil.default: _rounding("Ceil"),
+    aten.round.default: _rounding("Round"),
     aten.sign.default: _unary("Sign"),
-    aten.logical_not.default: _unary("Not"),
-    aten.isnan.default: _unary("IsNaN"),
-    aten.isinf.default: _unary("IsInf"),
+    aten.logical_not.default: _not,
+    aten.isnan.default: _float_test("IsNaN"),
+    aten.isinf.default: _float_test("IsInf"),
     aten.to.dtype: _cast,
-    aten.add.Tensor: _binary("Add"),
-    aten.sub.Tensor: _binary("Sub"),
-    aten.mul.Tensor: _binary("Mul"),
+    aten.add.Tensor: _binary("Add", for_bool="Or"),
+    aten.sub.Tensor: _binary("Sub", for_bool="Xor"),
+    aten.mul.Tensor: _binary("Mul", for_bool="And"),
     aten.div.Tensor: _divide,
-    aten.div.Tensor_mode: _divide,
+    aten.div.Tensor_mode: _divide_rounded,
     aten.remainder.Tensor: _remainder,
     aten.remainder.Scalar: _remainder,
     aten.pow.Tensor_Tensor: _power,
     aten.pow.Tensor_Scalar: _power,
     aten.pow.Scalar: _power,
-    aten.maximum.default: _binary("Max"),
-    aten.minimum.default: _binary("Min"),
-    aten.eq.Tensor: _binary("Equal"),
-    aten.eq.Scalar: _binary("Equal"),
-    aten.ne.Tensor: _not_equal,
-    aten.ne.Scalar: _not_equal,
-    aten.lt.Tensor: _binary("Less"),
-    aten.lt.Scalar: _binary("Less"),
-    aten.le.Tensor: _binary("LessOrEqual"),
-    aten.le.Scalar: _binary("LessOrEqual"),
-    aten.gt.Tensor: _binary("Greater"),
-    aten.gt.Scalar: _binary("Greater"),
-    aten.ge.Tensor: _binary("GreaterOrEqual"),
-    aten.ge.Scalar: _binary("GreaterOrEqual"),
-    aten.logical_and.default: _binary("And", dtype="bool"),
-    aten.logical_or.default: _binary("Or", dtype="bool"),
-    aten.logical_xor.default: _binary("Xor", dtype="bool"),
+    aten.maximum.default: _binary("Max", for_bool="Or"),
+    aten.minimum.default: _binary("Min", for_bool="And"),
+    aten.eq.Tensor: _comparison("Equal"),
+    aten.eq.Scalar: _comparison("Equal"),
+    aten.ne.Tensor: _comparison("Equal", negated=True),
+    aten.ne.Scalar: _comparison("Equal", negated=True),
+    aten.lt.Tensor: _comparison("Less"),
+    aten.lt.Scalar: _comparison("Less"),
+    aten.le.Tensor: _comparison("LessOrEqual"),
+    aten.le.Scalar: _comparison("LessOrEqual"),
+    aten.gt.Tensor: _comparison("Greater"),
+    aten.gt.Scalar: _comparison("Greater"),
+    aten.ge.Tensor: _comparison("GreaterOrEqual"),
+    aten.ge.Scalar: _comparison("GreaterOrEqual"),
+    aten.logical_and.default: _logical("And"),
+    aten.logical_or.default: _logical("Or"),
+    aten.logical_xor.default: _logical("Xor"),
     aten.where.self: _where,
     aten.where.ScalarSelf: _where,
     aten.where.ScalarOther: _where,

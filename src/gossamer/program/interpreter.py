@@ -18,6 +18,7 @@ from gossamer.core.errors import UnknownName
 from gossamer.core.names import nearest
 from gossamer.core.specs import Signature
 from gossamer.program.program import Program, outputs_of
+from gossamer.program.values import TORCH_DTYPES
 
 Observe = Callable[[fx.Node, Tensor], None]
 
@@ -63,7 +64,10 @@ class Interpreter:
             if node.name in wanted:
                 tapped[node.name] = value
 
-        tensors = {name: torch.from_numpy(array) for name, array in self.specs.check(inputs).items()}
+        arrays = self.specs.check(inputs)
+        tensors = {
+            spec.name: torch.from_numpy(arrays[spec.name]).to(TORCH_DTYPES[spec.dtype]) for spec in self.specs.inputs
+        }
         outputs = execute(self.program, tensors, observe if wanted else None)
         named = {spec.name: _to_numpy(output) for spec, output in zip(self.specs.outputs, outputs, strict=True)}
         return named | {name: _to_numpy(tapped[name]) for name in taps}

@@ -15,6 +15,7 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from gossamer.core.errors import UnsupportedOp
@@ -90,8 +91,18 @@ class Normalizer:
         raise AssertionError("a captured graph ends with its output node")
 
     def _placeholder(self, node: fx.Node) -> Cell:
+        val = node.meta["val"]
+        if val is None or isinstance(val, bool | int | float | str):
+            return Cell(val)  # an argument that export fixed: no input of the program
+        if not isinstance(val, torch.Tensor):
+            raise UnsupportedOp(
+                "rewriting the captured graph",
+                got=f"input {node.target} is a {type(val).__name__}",
+                expected="tensors as inputs",
+                try_="make it a tensor, or fix it at export",
+            )
         new = self.graph.create_node("placeholder", str(node.target), name=str(node.target))
-        self._describe(new, node.meta["val"])
+        self._describe(new, val)
         return Cell(new, owner=f"input {node.target}")
 
     def _attribute(self, module: fx.GraphModule, node: fx.Node) -> Cell:
@@ -184,8 +195,7 @@ class Normalizer:
         if target in _SPECIALISING and self._origin is not None and self._origin.target is target:
             val = self._origin.meta["val"]
         else:
-            with self._fake_mode:
-                val = target(*value_args, **value_kwargs)
+            val = self._run_on_fakes(target, value_args, value_kwargs)
         if isinstance(val, int) and not isinstance(val, bool):
             return val
         args, kwargs = _canonical_arguments(target, args, kwargs)
@@ -194,6 +204,15 @@ class Normalizer:
         node.meta["source"] = source_line(self._origin)
         self._describe(node, val)
         return node
+
+    def _run_on_fakes(self, target: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            # Python's dispatcher, as export has it: some C++ shape functions want sizes that are known.
+            with enable_python_dispatcher(), self._fake_mode:
+                return target(*args, **kwargs)
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
+            raise self.unsupported(f"{target} ({type(error).__name__}: {lines[0][:160]})") from error
 
     def size(self, x: fx.Node, axis: int) -> Any:
         """Size of an axis: an int where it is known, else the node that yields it."""

@@ -70,11 +70,15 @@ class Int8(Technique):
 
     def apply(self, program: Program, inputs: Mapping[str, np.ndarray], target: Target) -> Program:
         """The quantized program; see the class."""
+        return self.quantize(self.calibrate(program, inputs, target))
+
+    def calibrate(self, program: Program, inputs: Mapping[str, np.ndarray], target: Target) -> Calibration:
+        """Fold batch norms and observe the ranges of all values that any choice of ``skip`` may quantize."""
         rules = _rules(target)
         if not inputs or not len(next(iter(inputs.values()))):
             raise DataError("calibrating int8", got="no samples", expected="a hundred or more")
         folded = fold_batch_norms(program)
-        placement = place(folded, rules, self.skip)
+        placement = place(folded, rules)
         if not placement.layers:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in placement.left.items()) or "no such layer"
             raise UnsupportedOp(
@@ -82,9 +86,39 @@ class Int8(Technique):
                 got=f"no convolution or linear layer to quantize ({reasons})",
                 expected="at least one",
             )
-        observed = {*placement.behind.values(), *placement.before}
-        ranges = observe_ranges(folded, inputs, observed, self.observer, self.percentile)
-        return _Quantizer(folded, rules, placement, ranges, self.weight_steps).quantize(str(self))
+        values = {*placement.behind.values(), *placement.before}
+        for layer in placement.layers.values():
+            values.add(layer.args[0])  # pyright: ignore[reportArgumentType]
+        ranges = observe_ranges(folded, inputs, values, self.observer, self.percentile)
+        return Calibration(folded, rules, ranges)
+
+    def quantize(self, calibration: Calibration) -> Program:
+        """Insert the pairs, leaving out the sites in ``skip``.
+
+        Raises:
+            UnknownName: a glob of ``skip`` matches no site.
+            UnsupportedOp: ``skip`` leaves nothing to quantize.
+        """
+        program, rules = calibration.program, calibration.rules
+        placement = place(program, rules, self.skip)
+        if not placement.layers:
+            raise UnsupportedOp(f"quantizing {program.name} to int8", got="every layer excluded", expected="at least one left")
+        return _Quantizer(program, rules, placement, calibration.ranges, self.weight_steps).quantize(str(self))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration found; serves every choice of excluded layers.
+
+    Attributes:
+        program: with batch norms folded.
+        rules: of the target.
+        ranges: smallest and largest real value by node of ``program``.
+    """
+
+    program: Program
+    rules: QuantizerPlacement
+    ranges: Mapping[fx.Node, tuple[float, float]]
 
 
 def _rules(target: Target) -> QuantizerPlacement:
