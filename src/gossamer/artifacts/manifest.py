@@ -336,7 +336,7 @@ class _Reader:
 
 def _file(reader: _Reader, path: str, value: Any) -> FileEntry:
     parts = path.split("/")
-    if len(parts) > MAX_DEPTH:
+    if len(parts) > MAX_DEPTH + 1:
         reader.fail(f"file {path!r:.120}", f"at most {MAX_DEPTH} folders deep")
     for part in parts:
         reader.part(part, f"file {path!r:.120}, part")

@@ -1,7 +1,7 @@
 """Programs saved by ``torch.export.save``: a ``.pt2`` file -> Program, without running anything the file brings.
 
-``torch.export.load`` unpickles sample inputs, and evaluates size expressions and names, as they stand in the file. So it
-never sees the file: pt2_archive.py writes a copy that holds checked members only, and that copy is loaded.
+``torch.export.load`` unpickles sample inputs, and evaluates size expressions and names, as they stand in the file. So
+it never sees the file: pt2_archive.py writes a copy that holds checked members only, and that copy is loaded.
 """
 
 from __future__ import annotations

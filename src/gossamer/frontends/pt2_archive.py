@@ -47,9 +47,9 @@ _MAX_TEXT_BYTES = 512 * 2**20
 _MAX_SAMPLE_BYTES = 2 * 2**30
 
 _SIZE_FUNCTIONS = frozenset(
-    "Symbol Integer Float Rational Add Mul Pow Max Min Mod PythonMod FloorDiv CleanDiv CeilDiv CeilToInt FloorToInt "
-    "TruncToInt TruncToFloat RoundToInt IntTrueDiv FloatTrueDiv ToFloat Identity Where PowByNatural floor ceiling Abs "
-    "Equality Unequality StrictLessThan LessThan StrictGreaterThan GreaterThan And Or Not Piecewise ExprCondPair".split()
+    """Symbol Integer Float Rational Add Mul Pow Max Min Mod PythonMod FloorDiv CleanDiv CeilDiv CeilToInt FloorToInt
+    TruncToInt TruncToFloat RoundToInt IntTrueDiv FloatTrueDiv ToFloat Identity Where PowByNatural floor ceiling Abs
+    Equality Unequality StrictLessThan LessThan StrictGreaterThan GreaterThan And Or Not""".split()  # noqa: SIM905
 )
 
 
@@ -65,7 +65,10 @@ def checked_copy(path: Path, doing: str) -> io.BytesIO:
     models = [match.group(1) for name in members if (match := _MODEL.fullmatch(name))]
     if "version" in members and not models:
         raise ModelError(
-            doing, got="the layout of torch 2.8 or older", expected="the layout of torch 2.9 or newer", try_="export again"
+            doing,
+            got="the layout of torch 2.8 or older",
+            expected="the layout of torch 2.9 or newer",
+            try_="export again",
         )
     if models != ["model"]:
         raise ModelError(doing, got=f"programs named {models}", expected="one, as torch.export.save writes it: 'model'")
@@ -144,7 +147,7 @@ def _require_plain_tensors(content: bytes, name: str, doing: str) -> None:
     _members(content, f"{doing}: {name}")
     try:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # UnpicklingError on planted code, anything on damaged bytes
+    except Exception as error:  # noqa: BLE001 - UnpicklingError on planted code, anything on damaged bytes
         lines = str(error).strip().splitlines() or [type(error).__name__]
         _refuse(doing, name, f"a pickle of more than tensors: {lines[0][:160]}")
     sizes = [leaf.numel() * leaf.element_size() for leaf in pytree.tree_leaves(loaded) if isinstance(leaf, Tensor)]
@@ -187,35 +190,33 @@ def _checked_graph(value: Any, member: str, doing: str) -> Any:
     """The graph with every text checked; notes that are not needed and guards (they are code) are left out."""
     if isinstance(value, list):
         return [_checked_graph(item, member, doing) for item in value]
-    if not isinstance(value, dict):
-        _require_inert(value, member, doing)
-        return value
-    checked: dict[str, Any] = {}
-    for key, item in value.items():
-        _require_inert(key, member, doing)
-        if key == "metadata" and isinstance(item, dict):
-            checked[key] = {k: v for k, v in item.items() if k in _KEPT_METADATA and isinstance(v, str)}
-        elif key == "guards_code":
-            checked[key] = []
-        elif key == "range_constraints" and isinstance(item, dict):
-            checked[key] = {_inert_range(name, member, doing): _checked_graph(r, member, doing) for name, r in item.items()}
-        elif key == "custom_obj_values" and item:
-            _refuse(doing, member, "custom objects")
-        elif key == "treespec_namedtuple_fields":
-            checked[key] = {}
-        elif key in _FREE_TEXT:
-            checked[key] = item
-        elif key == "expr_str":
-            _require_size_expression(item, member, doing)
-            checked[key] = item
-        elif key in ("in_spec", "out_spec"):
-            _require_plain_tree(item, member, doing)
-            checked[key] = item
-        elif key == "target" and not (isinstance(item, str) and _TARGET.fullmatch(item)):
-            _refuse(doing, member, f"a call of {str(item)[:80]!r}")
-        else:
-            checked[key] = _checked_graph(item, member, doing)
-    return checked
+    _require_inert(value if isinstance(value, str) else list(value) if isinstance(value, dict) else None, member, doing)
+    return (
+        {key: _checked_field(key, item, member, doing) for key, item in value.items()}
+        if isinstance(value, dict)
+        else value
+    )
+
+
+def _checked_field(key: str, value: Any, member: str, doing: str) -> Any:
+    """One field of the graph by the grammar of its place."""
+    if key in ("guards_code", "treespec_namedtuple_fields"):
+        return type(value)()
+    if key == "metadata" and isinstance(value, dict):
+        return {name: text for name, text in value.items() if name in _KEPT_METADATA and isinstance(text, str)}
+    if key == "range_constraints" and isinstance(value, dict):
+        return {_inert_range(name, member, doing): _checked_graph(ends, member, doing) for name, ends in value.items()}
+    if key == "custom_obj_values" and value:
+        _refuse(doing, member, "custom objects")
+    if key == "target" and not (isinstance(value, str) and _TARGET.fullmatch(value)):
+        _refuse(doing, member, f"a call of {str(value)[:80]!r}")
+    if key == "expr_str":
+        _require_size_expression(value, member, doing)
+    elif key in ("in_spec", "out_spec"):
+        _require_plain_tree(value, member, doing)
+    elif key not in _FREE_TEXT:
+        return _checked_graph(value, member, doing)
+    return value
 
 
 def _inert_range(name: str, member: str, doing: str) -> str:
@@ -271,21 +272,24 @@ def _require_size_expression(text: Any, member: str, doing: str) -> None:
 
 
 def _is_size(node: ast.expr, powers: int) -> bool:
+    """Whether an expression is made of numbers, symbols and functions of sizes, with ``powers`` levels of powers."""
     if isinstance(node, ast.Constant):
-        value = node.value
-        if isinstance(value, str):  # the name of a symbol, or the digits of a Float
-            return re.fullmatch(r"[A-Za-z]\w{0,40}|-?\d+(\.\d*)?", value, re.ASCII) is not None and "__" not in value
-        return value is True or value is False or (isinstance(value, int | float) and abs(value) < 2**63)
-    if isinstance(node, ast.Name):
-        return re.fullmatch(r"[suz]\w{0,3}\d+|true|false", node.id) is not None
+        return _is_size_constant(node.value)
     if isinstance(node, ast.UnaryOp):
         return isinstance(node.op, ast.USub) and _is_size(node.operand, powers)
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in _SIZE_FUNCTIONS:
-        return False
+        return isinstance(node, ast.Name) and node.id in ("true", "false")
     if node.func.id in ("Pow", "PowByNatural"):
         exponent = ast.unparse(node.args[1]) if len(node.args) == 2 else ""
         if not powers or not re.fullmatch(r"Integer\(-?[1-8]\)", exponent):
             return False
         powers -= 1
-    arguments = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg)]
-    return len(arguments) == len(node.args) + len(node.keywords) and all(_is_size(item, powers) for item in arguments)
+    if any(isinstance(item, ast.Starred) for item in node.args) or any(not keyword.arg for keyword in node.keywords):
+        return False
+    return all(_is_size(item, powers) for item in (*node.args, *(keyword.value for keyword in node.keywords)))
+
+
+def _is_size_constant(value: Any) -> bool:
+    if isinstance(value, str):  # the name of a symbol, or the digits of a Float
+        return re.fullmatch(r"[A-Za-z]\w{0,40}|-?\d+(\.\d*)?", value, re.ASCII) is not None and "__" not in value
+    return isinstance(value, bool) or (isinstance(value, int | float) and abs(value) < 2**63)

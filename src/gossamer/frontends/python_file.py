@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gossamer.core.errors import GossamerError, MissingExtra, ModelError
+from gossamer.core.errors import GossamerError, ModelError
+from gossamer.core.extras import require_extra
 from gossamer.core.pyfile import describe_exception, load_object
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 def load_module(text: str) -> nn.Module:
-    """The model behind ``file.py:name``: an ``nn.Module``, or what a function or class without required arguments returns.
+    """The model behind ``file.py:name``: an ``nn.Module``, or what a factory without required arguments returns.
 
     Raises:
         ModelError: no such file or name, the name is not callable, calling it fails, or it yields no ``nn.Module``.
@@ -88,7 +89,9 @@ def _require_no_arguments(factory: Any, doing: str) -> None:
 
 def _read(path: Path, doing: str) -> Any:
     if path.suffix not in WEIGHT_SUFFIXES:
-        raise ModelError(doing, got=f"a {path.suffix or 'nameless'} file", expected=f"one of {', '.join(WEIGHT_SUFFIXES)}")
+        raise ModelError(
+            doing, got=f"a {path.suffix or 'nameless'} file", expected=f"one of {', '.join(WEIGHT_SUFFIXES)}"
+        )
     if not path.is_file():
         raise ModelError(doing, got="no such file", expected="a file of weights")
     if path.suffix == ".safetensors":
@@ -109,13 +112,10 @@ def _read(path: Path, doing: str) -> Any:
 
 
 def _read_safetensors(path: Path, doing: str) -> dict[str, Tensor]:
-    try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-    except ImportError as error:
-        raise MissingExtra(
-            doing, got="safetensors is not installed", try_="pip install 'gossamer[compress]'"
-        ) from error
+    require_extra("safetensors", "compress", doing)
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
@@ -133,7 +133,7 @@ def _state_dict(content: Any, doing: str) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ModelError(
                 doing,
-                got=f"{name!r} is a {type(value).__name__}; names in the file: {', '.join(map(str, list(content)[:5]))}",
+                got=f"{name!r} is a {type(value).__name__}; the file holds {', '.join(map(str, [*content][:5]))}",
                 expected="a state dict, alone or under 'state_dict' or 'model'",
                 try_="torch.save(model.state_dict(), path)",
             )
@@ -156,7 +156,9 @@ def _require_fit(wanted: Mapping[str, Any], state: Mapping[str, Tensor], doing: 
     if first in missing:
         what = f"{first!r} is missing in the file"
     elif first in reshaped:
-        what = f"{first!r} has shape {list(state[first].shape)} in the file and {list(wanted[first].shape)} in the model"
+        what = (
+            f"{first!r} has shape {list(state[first].shape)} in the file and {list(wanted[first].shape)} in the model"
+        )
     else:
         what = f"{first!r} is in the file and not in the model"
     raise ModelError(

@@ -56,6 +56,13 @@ def capture(
         DataError: the example inputs do not fit ``forward``.
         ModelError: the model fails on the example inputs.
     """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise CaptureError(
+            f"capturing {type(model).__name__}",
+            problem="scripted module",
+            expected="an nn.Module in Python",
+            try_="give the original nn.Module, not the result of torch.jit.script or torch.jit.trace",
+        )
     inputs = _named_inputs(model, example_inputs)
     dims = _parse_dynamic(inputs, dynamic)
     with _eval_mode(model):
@@ -194,9 +201,7 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _call(
-    model: nn.Module, inputs: Mapping[str, np.ndarray], dtypes: Mapping[str, torch.dtype]
-) -> list[np.ndarray]:
+def _call(model: nn.Module, inputs: Mapping[str, np.ndarray], dtypes: Mapping[str, torch.dtype]) -> list[np.ndarray]:
     with torch.no_grad():
         return to_arrays(model(**{key: torch.from_numpy(value).to(dtypes[key]) for key, value in inputs.items()}))
 

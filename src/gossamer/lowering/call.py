@@ -50,7 +50,7 @@ class Call:
         return None if self.arguments[name] is None else self.tensor(name)
 
     def input_value(self, name: str = "self") -> TensorValue:
-        """dtype and shape of an argument."""
+        """What an argument holds: dtype and shape."""
         return tensor_value(self.tensor(name))
 
     def per_axis(self, name: str, count: int) -> list[int]:
@@ -61,7 +61,7 @@ class Call:
 
     @property
     def dtype(self) -> str:
-        """dtype of the result."""
+        """Element type of the result."""
         return tensor_value(self.node).dtype
 
     @property

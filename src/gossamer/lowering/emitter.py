@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,7 @@ class Forms:
 class Emitter:
     """Collects the ONNX graph; the op rules call it."""
 
-    def __init__(self, program: Program, constants: Mapping[fx.Node, Tensor], options: LoweringOptions) -> None:
+    def __init__(self, program: Program, constants: Mapping[fx.Node, Any], options: LoweringOptions) -> None:
         self.program = program
         self.constants = constants
         self.options = options
@@ -137,11 +138,23 @@ class Emitter:
         """Record that a node yields the value of another one."""
         self._forms[node] = self._forms_of(other)
 
+    def set_items(self, node: fx.Node, parts: Sequence[str], *, flat: bool = False) -> None:
+        """Record the results of an operation with several as those of the ``getitem`` nodes behind it."""
+        for user in node.users:
+            if user.target is operator.getitem:
+                index = user.args[1]
+                assert isinstance(index, int)
+                self.set(user, parts[index], flat=flat)
+
     def is_written(self, node: fx.Node) -> bool:
         """Whether a value exists in the ONNX graph already."""
         return node in self._forms
 
-    def has_flat(self, node: Any) -> bool:
+    def is_flat(self, node: fx.Node) -> bool:
+        """Whether a value exists in flat form; for rank 2 that is the full one, too."""
+        return node in self._forms and self._forms[node].flat is not None
+
+    def is_only_flat(self, node: Any) -> bool:
         """Whether a value exists in flat form and not in full."""
         return isinstance(node, fx.Node) and node in self._forms and self._forms[node].full is None
 
@@ -217,16 +230,16 @@ class Emitter:
                 return self.size(name)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 return self.op("Neg", [self._computed_size(operand, expression)])
-            case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _SIZE_KINDS:
+            case ast.BinOp(left=left, op=kind, right=right) if type(kind) in _SIZE_KINDS:
                 parts = [self._computed_size(part, expression) for part in (left, right)]
-                return self.size_arithmetic(_SIZE_KINDS[type(operator)], parts)
+                return self.size_arithmetic(_SIZE_KINDS[type(kind)], parts)
             case ast.Call(func=ast.Name(id=name), args=arguments) if name in _SIZE_FUNCTIONS:
                 parts = [self._computed_size(part, expression) for part in arguments]
                 return self.size_arithmetic(_SIZE_FUNCTIONS[name], parts)
         raise InternalError("lowering", got=f"size {expression}, of no value written so far")
 
     def shape(self, dims: Sequence[Dim], like: Sequence[Dim] = ()) -> str:
-        """A shape for Reshape of a tensor with shape ``like``: dims that stay are 0 (copied), one that changes is -1."""
+        """A shape for Reshape of a tensor of shape ``like``: dims that stay are 0 (copied), one that changes is -1."""
         varying = [index for index, dim in enumerate(dims) if isinstance(dim, str)]
         changing = [index for index in varying if index >= len(like) or like[index] != dims[index]]
         if len(varying) <= 1:

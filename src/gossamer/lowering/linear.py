@@ -8,82 +8,58 @@ from typing import Any
 import torch
 from torch import fx
 
-from gossamer.core.errors import UnsupportedOp
+from gossamer.lowering.call import Call
 from gossamer.lowering.emitter import Emitter
+from gossamer.lowering.pointwise import Rule
 from gossamer.lowering.quantization import padded_channels
 from gossamer.program.dialect import aten
-from gossamer.program.values import tensor_value
+from gossamer.program.values import TORCH_DTYPES, tensor_value
 
 
-def _tuple(value: Any, length: int) -> list[int]:
-    items = [value] if isinstance(value, int) else list(value)
-    return items * length if len(items) == 1 else items
+def _conv(e: Emitter, call: Call) -> str:
+    attributes = _window(call)
+    x, kernel = padded_channels(e, call) or (e.full(call.tensor("input")), e.full(call.tensor("weight")))
+    return e.op("Conv", [x, kernel, *_if_given(e, call.optional("bias"))], **attributes)
 
 
-def _conv(  # noqa: PLR0913 - the schema of the operation
-    e: Emitter,
-    node: fx.Node,
-    input: fx.Node,
-    weight: fx.Node,
-    bias: fx.Node | None,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    groups: int,  # noqa: A002, E501
-) -> str:
-    rank = len(tensor_value(weight).shape) - 2
-    pads = _tuple(padding, rank)
-    x, kernel = padded_channels(e, input, weight, groups) or (e.full(input), e.full(weight))
-    return e.op(
-        "Conv",
-        [x, kernel, *([e.full(bias)] if bias is not None else [])],
-        strides=_tuple(stride, rank),
-        pads=pads + pads,
-        dilations=_tuple(dilation, rank),
-        group=groups,
-    )
+def _conv_transpose(e: Emitter, call: Call) -> str:
+    attributes = _window(call)
+    extra = call.per_axis("output_padding", len(attributes["strides"]))
+    operands = [e.full(call.tensor("input")), e.full(call.tensor("weight")), *_if_given(e, call.optional("bias"))]
+    return e.op("ConvTranspose", operands, output_padding=extra, **attributes)
 
 
-def _conv_transpose(  # noqa: PLR0913 - the schema of the operation
-    e: Emitter,
-    node: fx.Node,
-    input: fx.Node,
-    weight: fx.Node,
-    bias: fx.Node | None,
-    stride: Any,
-    padding: Any,
-    output_padding: Any,
-    groups: int,
-    dilation: Any,  # noqa: A002, E501
-) -> str:
-    rank = len(tensor_value(weight).shape) - 2
-    pads = _tuple(padding, rank)
-    return e.op(
-        "ConvTranspose",
-        [e.full(input), e.full(weight), *([e.full(bias)] if bias is not None else [])],
-        strides=_tuple(stride, rank),
-        pads=pads + pads,
-        output_padding=_tuple(output_padding, rank),
-        dilations=_tuple(dilation, rank),
-        group=groups,
-    )
+def _window(call: Call) -> dict[str, Any]:
+    """How the kernel of a convolution moves, in ONNX's words."""
+    rank = len(call.input_value("weight").shape)
+    if len(call.shape) != rank:
+        raise call.unsupported("a convolution without a batch dim", "a batch dim: x.unsqueeze(0)")
+    return {
+        "strides": call.per_axis("stride", rank - 2),
+        "pads": call.per_axis("padding", rank - 2) * 2,
+        "dilations": call.per_axis("dilation", rank - 2),
+        "group": call["groups"],
+    }
 
 
-def _linear(e: Emitter, node: fx.Node, input: fx.Node, weight: fx.Node, bias: fx.Node | None) -> None:  # noqa: A002
+def _linear(e: Emitter, call: Call) -> None:
     """A Gemm on the flat form: with a quantized input and weight the runtime's int8 Gemm takes the bias in as well."""
-    shape = tensor_value(input).shape
-    if len(shape) < 2:
-        raise UnsupportedOp("lowering to ONNX", got=f"linear on a tensor of shape {shape}", expected="a batch dim")
-    operands = [e.flat(input), e.full(weight), *([e.full(bias)] if bias is not None else [])]
-    e.set(node, flat=e.op("Gemm", operands, transB=1))
+    if len(call.shape) < 2:
+        raise call.unsupported("a linear layer on a vector", "a batch dim: x.unsqueeze(0)")
+    operands = [e.flat(call.tensor("input")), e.full(call.tensor("weight")), *_if_given(e, call.optional("bias"))]
+    e.set(call.node, e.op("Gemm", operands, transB=1), flat=True)
 
 
-def _matmul(e: Emitter, node: fx.Node, self: fx.Node, other: fx.Node) -> str:
-    return e.op("MatMul", [e.full(self), e.full(other)])
+def _matmul(e: Emitter, call: Call) -> str:
+    return e.op("MatMul", [e.full(call.tensor("self")), e.full(call.tensor("other"))])
 
 
-def _embedding(e: Emitter, node: fx.Node, weight: fx.Node, indices: fx.Node, **_: Any) -> str:
-    return e.op("Gather", [e.full(weight), e.full(indices)], axis=0)
+def _embedding(e: Emitter, call: Call) -> str:
+    return e.op("Gather", [e.full(call.tensor("weight")), e.full(call.tensor("indices"))], axis=0)
+
+
+def _if_given(e: Emitter, node: fx.Node | None) -> list[str]:
+    return [] if node is None else [e.full(node)]
 
 
 def _or_filled(e: Emitter, parameter: fx.Node | None, value: float, shape: Sequence[Any], dtype: str) -> str:
@@ -92,94 +68,51 @@ def _or_filled(e: Emitter, parameter: fx.Node | None, value: float, shape: Seque
     return e.constant(torch.full([int(size) for size in shape], value).numpy(), dtype)
 
 
-def _batch_norm(  # noqa: PLR0913 - the schema of the operation
-    e: Emitter,
-    node: fx.Node,
-    input: fx.Node,
-    weight: Any,
-    bias: Any,
-    running_mean: Any,
-    running_var: Any,
-    training: bool,
-    momentum: float,
-    eps: float,
-    **_: Any,  # noqa: A002, E501, FBT001
-) -> str:
-    value = tensor_value(node)
-    channels = [value.shape[1]]
-    if running_mean is None:
-        raise UnsupportedOp(
-            "lowering to ONNX", got=f"{node.name} without running statistics", expected="a batch norm with them"
-        )
-    return e.op(
-        "BatchNormalization",
-        [
-            e.full(input),
-            _or_filled(e, weight, 1.0, channels, value.dtype),
-            _or_filled(e, bias, 0.0, channels, value.dtype),
-            e.full(running_mean),
-            e.full(running_var),
-        ],
-        epsilon=float(eps),
-    )
+def _channel_parameters(e: Emitter, call: Call) -> list[str]:
+    """Weight and bias with one entry per channel; 1 and 0 where the layer has none."""
+    channels = [call.shape[1]]
+    return [_or_filled(e, call.optional(name), value, channels, call.dtype) for name, value in _NEUTRAL.items()]
 
 
-def _layer_norm(  # noqa: PLR0913 - the schema of the operation
-    e: Emitter,
-    node: fx.Node,
-    input: fx.Node,
-    normalized_shape: list[int],
-    weight: Any,
-    bias: Any,
-    eps: float,
-    **_: Any,  # noqa: A002
-) -> None:
-    dtype = tensor_value(node).dtype
-    scale = _or_filled(e, weight, 1.0, normalized_shape, dtype)
-    shift = [e.full(bias)] if bias is not None else []
-    flat = e.has_flat(input) and len(normalized_shape) == 1
-    x = e.flat(input) if flat else e.full(input)
-    result = e.op("LayerNormalization", [x, scale, *shift], axis=-len(normalized_shape), epsilon=float(eps))
-    e.set(node, **{"flat" if flat else "full": result})
+_NEUTRAL = {"weight": 1.0, "bias": 0.0}
 
 
-def _group_norm(  # noqa: PLR0913 - the schema of the operation
-    e: Emitter,
-    node: fx.Node,
-    input: fx.Node,
-    num_groups: int,
-    weight: Any,
-    bias: Any,
-    eps: float,
-    **_: Any,  # noqa: A002
-) -> str:
-    value = tensor_value(node)
-    channels = [value.shape[1]]
-    return e.op(
-        "GroupNormalization",
-        [
-            e.full(input),
-            _or_filled(e, weight, 1.0, channels, value.dtype),
-            _or_filled(e, bias, 0.0, channels, value.dtype),
-        ],
-        num_groups=num_groups,
-        epsilon=float(eps),
-    )
+def _batch_norm(e: Emitter, call: Call) -> str:
+    statistics = [call.optional("running_mean"), call.optional("running_var")]
+    if call["training"] or None in statistics:
+        raise call.unsupported("a batch norm over the batch itself", "running statistics, captured in eval mode")
+    x = e.full(call.tensor("input"))
+    parameters = [*_channel_parameters(e, call), *(e.full(part) for part in statistics if part is not None)]
+    return e.op("BatchNormalization", [x, *parameters], epsilon=float(call["eps"]))
 
 
-def _rms_norm(
-    e: Emitter, node: fx.Node, input: fx.Node, normalized_shape: list[int], weight: Any, eps: float | None
-) -> str:  # noqa: A002
-    value = tensor_value(node)
-    axes = e.constant(list(range(-len(normalized_shape), 0)), "int64")
-    epsilon = torch.finfo(getattr(torch, value.dtype)).eps if eps is None else eps
-    x = e.full(input)
-    mean = e.op("ReduceMean", [e.op("Mul", [x, x]), axes], keepdims=1)
-    scaled = e.op("Div", [x, e.op("Sqrt", [e.op("Add", [mean, e.constant(epsilon, value.dtype)])])])
-    return e.op("Mul", [scaled, e.full(weight)]) if weight is not None else scaled
+def _layer_norm(e: Emitter, call: Call) -> None:
+    x, normalized = call.tensor("input"), call["normalized_shape"]
+    scale = _or_filled(e, call.optional("weight"), 1.0, normalized, call.dtype)
+    flat = e.is_only_flat(x) and len(normalized) == 1
+    operands = [e.form(x, flat=flat), scale, *_if_given(e, call.optional("bias"))]
+    result = e.op("LayerNormalization", operands, axis=-len(normalized), epsilon=float(call["eps"]))
+    e.set(call.node, result, flat=flat)
 
 
-RULES: Mapping[Any, Any] = {
+def _group_norm(e: Emitter, call: Call) -> str:
+    operands = [e.full(call.tensor("input")), *_channel_parameters(e, call)]
+    return e.op("GroupNormalization", operands, num_groups=call["num_groups"], epsilon=float(call["eps"]))
+
+
+def _rms_norm(e: Emitter, call: Call) -> None:
+    x, normalized, weight = call.tensor("input"), call["normalized_shape"], call.optional("weight")
+    dtype = tensor_value(x).dtype
+    epsilon = torch.finfo(TORCH_DTYPES[dtype]).eps if call["eps"] is None else call["eps"]
+    flat = e.is_only_flat(x) and len(normalized) == 1
+    source = e.form(x, flat=flat)
+    axes = e.constant(list(range(-len(normalized), 0)), "int64")
+    mean = e.op("ReduceMean", [e.op("Mul", [source, source]), axes], keepdims=1)
+    result = e.op("Div", [source, e.op("Sqrt", [e.op("Add", [mean, e.constant(epsilon, dtype)])])])
+    e.set(call.node, e.op("Mul", [result, e.full(weight)]) if weight is not None else result, flat=flat)
+
+
+RULES: Mapping[Any, Rule] = {
     aten.conv1d.default: _conv,
     aten.conv2d.default: _conv,
     aten.conv3d.default: _conv,

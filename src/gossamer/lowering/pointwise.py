@@ -35,14 +35,12 @@ def operand(e: Emitter, argument: Any, dtype: str, *, flat: bool = False) -> str
 
 
 def write_unary(e: Emitter, call: Call, x: fx.Node, write: Callable[[str], str], dtype: str = "") -> None:
-    """Apply ``write`` to ``x``, cast to ``dtype`` if given, in whichever form it exists; the result has the same form."""
-    flat = e.has_flat(x)
+    """Apply ``write`` to ``x``, cast to ``dtype`` if given, in whichever form it exists; the result has that form."""
+    flat = e.is_only_flat(x)
     e.set(call.node, write(operand(e, x, dtype or tensor_value(x).dtype, flat=flat)), flat=flat)
 
 
-def write_broadcast(
-    e: Emitter, call: Call, arguments: tuple[Any, ...], dtype: str, write: Callable[..., str]
-) -> None:
+def write_broadcast(e: Emitter, call: Call, arguments: tuple[Any, ...], dtype: str, write: Callable[..., str]) -> None:
     """Apply ``write`` to operands of one dtype that broadcast, in flat form where possible."""
     flat = _computes_flat(e, call, arguments)
     e.set(call.node, write(*[operand(e, argument, dtype, flat=flat) for argument in arguments]), flat=flat)
@@ -50,7 +48,7 @@ def write_broadcast(
 
 def _computes_flat(e: Emitter, call: Call, arguments: tuple[Any, ...]) -> bool:
     """Whether a broadcasting operation may compute in flat form: some input is in it, and no other needs its axes."""
-    if not any(e.has_flat(argument) for argument in arguments):
+    if not any(e.is_only_flat(argument) for argument in arguments):
         return False
     for argument in arguments:
         if isinstance(argument, fx.Node) and isinstance(argument.meta["value"], TensorValue):
@@ -67,7 +65,7 @@ def _promoted(*arguments: Any) -> str:
 
 
 def _sample(argument: Any) -> Any:
-    """Something of the argument's kind: PyTorch promotes by dtype, and by whether it is a number, a scalar or a tensor."""
+    """Something of the argument's kind: promotion goes by dtype and by whether it is a number, a scalar or a tensor."""
     if not isinstance(argument, fx.Node):
         return argument
     value = argument.meta["value"]
@@ -90,7 +88,9 @@ def _unary_with(kind: str, **attributes: str) -> Rule:
 
     def rule(e: Emitter, call: Call) -> None:
         values = {name: call[argument] for name, argument in attributes.items()}
-        floats = {name: value if isinstance(value, str) else float(value) for name, value in values.items()}
+        floats: dict[str, Any] = {
+            name: value if isinstance(value, str) else float(value) for name, value in values.items()
+        }
         write_unary(e, call, call.tensor("self"), lambda x: e.op(kind, [x], **floats), call.dtype)
 
     return rule
@@ -121,12 +121,12 @@ def _not(e: Emitter, call: Call) -> None:
     write_unary(e, call, call.tensor("self"), lambda x: e.op("Not", [x]), "bool")
 
 
-def _binary(kind: str, for_bool: str) -> Rule:
+def _binary(kind: str, for_bool: str = "") -> Rule:
     """An operation with the dtype of its promoted operands; ONNX has other names for it on bools."""
 
     def rule(e: Emitter, call: Call) -> None:
         dtype = _promoted(call["self"], call["other"])
-        chosen = for_bool if dtype == "bool" else kind
+        chosen = for_bool if dtype == "bool" and for_bool else kind
         write_broadcast(e, call, (call["self"], call["other"]), dtype, lambda a, b: e.op(chosen, [a, b]))
 
     return rule
@@ -294,7 +294,7 @@ RULES: Mapping[Any, Rule] = {
     aten.isinf.default: _float_test("IsInf"),
     aten.to.dtype: _cast,
     aten.add.Tensor: _binary("Add", for_bool="Or"),
-    aten.sub.Tensor: _binary("Sub", for_bool="Xor"),
+    aten.sub.Tensor: _binary("Sub"),
     aten.mul.Tensor: _binary("Mul", for_bool="And"),
     aten.div.Tensor: _divide,
     aten.div.Tensor_mode: _divide_rounded,

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import fx
-
-from gossamer.core.errors import UnsupportedOp
-from gossamer.lowering.emitter import Emitter, element_count
+from gossamer.core.specs import Dim
+from gossamer.lowering.call import Call
+from gossamer.lowering.emitter import Emitter
+from gossamer.lowering.pointwise import Rule
 from gossamer.program.dialect import aten
-from gossamer.program.values import tensor_value
 
 
-def _axes(node: fx.Node, dim: Any) -> list[int]:
-    rank = len(tensor_value(node).shape)
+def _axes(call: Call) -> list[int]:
+    """The axes that a reduction is over, counted from the front."""
+    rank, dim = len(call.input_value().shape), call["dim"]
     if dim is None or dim == []:
         return list(range(rank))
     return [axis % rank for axis in ([dim] if isinstance(dim, int) else dim)] if rank else []
@@ -27,184 +26,158 @@ def reduce(e: Emitter, kind: str, x: str, axes: list[int], *, keepdim: bool) -> 
     return e.op(kind, [x, e.constant(axes, "int64")], keepdims=int(keepdim)) if axes else x
 
 
-def _reduction(kind: str) -> Any:
-    def rule(e: Emitter, node: fx.Node, self: fx.Node, dim: Any = None, keepdim: bool = False, **_: Any) -> str:  # noqa: FBT001, FBT002
-        dtype = tensor_value(node).dtype
-        x = e.full(self) if tensor_value(self).dtype == dtype else e.cast(e.full(self), dtype)
-        return reduce(e, kind, x, _axes(self, dim), keepdim=keepdim)
+def _reduction(kind: str) -> Rule:
+    """Computes in the dtype of the result, which for sums of whole numbers is wider than that of the input."""
+
+    def rule(e: Emitter, call: Call) -> str:
+        return reduce(e, kind, e.full_as(call.tensor("self"), call.dtype), _axes(call), keepdim=call["keepdim"])
 
     return rule
 
 
-def _mean(e: Emitter, node: fx.Node, self: fx.Node, dim: Any, keepdim: bool = False, **_: Any) -> str:  # noqa: FBT001, FBT002
+def _extreme(kind: str) -> Rule:
+    def rule(e: Emitter, call: Call) -> str:
+        dtype = "int32" if call.dtype == "bool" else call.dtype
+        result = reduce(e, kind, e.full_as(call.tensor("self"), dtype), _axes(call), keepdim=call["keepdim"])
+        return result if dtype == call.dtype else e.cast(result, call.dtype)
+
+    return rule
+
+
+def _mean(e: Emitter, call: Call) -> str:
     """The mean over all positions of an image is a global average pool, which runtimes have in int8."""
-    axes, rank = _axes(self, dim), len(tensor_value(self).shape)
-    if rank > 2 and axes == list(range(2, rank)):
-        pooled = e.op("GlobalAveragePool", [e.full(self)])
-        return pooled if keepdim else e.op("Reshape", [pooled, e.shape(tensor_value(node).shape)])
-    return reduce(e, "ReduceMean", e.full(self), axes, keepdim=keepdim)
+    axes, rank = _axes(call), len(call.input_value().shape)
+    x = e.full_as(call.tensor("self"), call.dtype)
+    if rank > 2 and sorted(axes) == list(range(2, rank)):
+        pooled = e.op("GlobalAveragePool", [x])
+        return pooled if call["keepdim"] else e.op("Reshape", [pooled, e.shape(call.shape)])
+    return reduce(e, "ReduceMean", x, axes, keepdim=call["keepdim"])
 
 
-def _any_all(kind: str) -> Any:
-    def rule(e: Emitter, node: fx.Node, self: fx.Node, dim: int, keepdim: bool = False) -> str:  # noqa: FBT001, FBT002
-        flags = e.cast(e.cast(e.full(self), "bool"), "int32")
-        return e.cast(reduce(e, kind, flags, _axes(self, dim), keepdim=keepdim), "bool")
-
-    return rule
-
-
-def _arg(kind: str) -> Any:
-    def rule(e: Emitter, node: fx.Node, self: fx.Node, dim: int | None = None, keepdim: bool = False) -> str:  # noqa: FBT001, FBT002
-        x = e.full(self)
-        if tensor_value(self).dtype in ("int64", "bool"):
-            x = e.cast(x, "int32")
-        if dim is None:
-            return e.op(kind, [e.op("Reshape", [x, e.constant([-1], "int64")])], axis=0, keepdims=0)
-        return e.op(kind, [x], axis=dim, keepdims=int(keepdim))
+def _any_all(kind: str) -> Rule:
+    def rule(e: Emitter, call: Call) -> str:
+        flags = e.cast(e.full_as(call.tensor("self"), "bool"), "int32")
+        return e.cast(reduce(e, kind, flags, _axes(call), keepdim=call["keepdim"]), "bool")
 
     return rule
 
 
-def _variance(
-    e: Emitter, node: fx.Node, self: fx.Node, dim: Any = None, correction: Any = None, keepdim: bool = False
-) -> str:  # noqa: FBT001, FBT002, E501
-    axes = _axes(self, dim)
-    count = element_count([tensor_value(self).shape[axis] for axis in axes])
-    if count is None:
-        raise UnsupportedOp(
-            "lowering to ONNX", got=f"{node.name}: variance over a dim that may vary", expected="a fixed size"
-        )
-    x, dtype = e.full(self), tensor_value(node).dtype
+def _arg(kind: str) -> Rule:
+    def rule(e: Emitter, call: Call) -> str:
+        dtype = call.input_value().dtype
+        x = e.full_as(call.tensor("self"), "int32" if dtype == "bool" else dtype)
+        if call["dim"] is not None:
+            return e.op(kind, [x], axis=call["dim"], keepdims=int(call["keepdim"]))
+        first = e.op(kind, [e.op("Reshape", [x, e.constant([-1], "int64")])], axis=0, keepdims=0)
+        return e.op("Reshape", [first, e.constant([1] * len(call.shape), "int64")]) if call["keepdim"] else first
+
+    return rule
+
+
+def _variance(e: Emitter, call: Call) -> str:
+    axes, x = _axes(call), e.full(call.tensor("self"))
     centred = e.op("Sub", [x, reduce(e, "ReduceMean", x, axes, keepdim=True)])
-    mean_square = reduce(e, "ReduceMean", e.op("Mul", [centred, centred]), axes, keepdim=keepdim)
-    bessel = count / (count - (1 if correction is None else correction))
-    return e.op("Mul", [mean_square, e.constant(bessel, dtype)])
+    squares = e.op("Mul", [centred, centred])
+    correction = 1 if call["correction"] is None else call["correction"]
+    if correction == 0:
+        return reduce(e, "ReduceMean", squares, axes, keepdim=call["keepdim"])
+    total = reduce(e, "ReduceSum", squares, axes, keepdim=call["keepdim"])
+    sizes = [call.input_value().shape[axis] for axis in axes]
+    return e.op("Div", [total, _degrees_of_freedom(e, sizes, correction, call.dtype)])
 
 
-def _vector_norm(
-    e: Emitter, node: fx.Node, self: fx.Node, ord: Any = 2, dim: Any = None, keepdim: bool = False, **_: Any
-) -> str:  # noqa: A002, FBT001, FBT002, E501
-    axes, x = _axes(self, dim), e.full(self)
-    if ord in (1, 2):
-        return reduce(e, "ReduceL1" if ord == 1 else "ReduceL2", x, axes, keepdim=keepdim)
-    if ord == math.inf:
-        return reduce(e, "ReduceMax", e.op("Abs", [x]), axes, keepdim=keepdim)
-    raise UnsupportedOp("lowering to ONNX", got=f"{node.name}: norm of order {ord}", expected="1, 2 or infinity")
+def _degrees_of_freedom(e: Emitter, sizes: Sequence[Dim], correction: float, dtype: str) -> str:
+    """Number of elements less the correction, at least 0, as a float."""
+    fixed = math.prod(size for size in sizes if isinstance(size, int))
+    varying = [size for size in sizes if isinstance(size, str)]
+    if not varying:
+        return e.constant(max(fixed - correction, 0), dtype)
+    count = e.size(fixed)
+    for size in varying:
+        count = e.op("Mul", [count, e.size(size)])
+    number = e.cast(e.op("Squeeze", [count, e.constant([0], "int64")]), dtype)
+    return e.op("Max", [e.op("Sub", [number, e.constant(correction, dtype)]), e.constant(0, dtype)])
 
 
-def _cumsum(e: Emitter, node: fx.Node, self: fx.Node, dim: int, **_: Any) -> str:
-    dtype = tensor_value(node).dtype
-    x = e.full(self) if tensor_value(self).dtype == dtype else e.cast(e.full(self), dtype)
-    return e.op("CumSum", [x, e.scalar(dim, "int64")])
+def _vector_norm(e: Emitter, call: Call) -> str:
+    order, axes, keepdim = call["ord"], _axes(call), call["keepdim"]
+    x = e.full_as(call.tensor("self"), call.dtype)
+    if order in (1, 2):
+        return reduce(e, f"ReduceL{order:g}", x, axes, keepdim=keepdim) if axes else e.op("Abs", [x])
+    if math.isinf(order):
+        return reduce(e, "ReduceMax" if order > 0 else "ReduceMin", e.op("Abs", [x]), axes, keepdim=keepdim)
+    raise call.unsupported(f"a norm of order {order}", "1, 2, infinity or -infinity")
 
 
-def _topk(
-    e: Emitter, node: fx.Node, self: fx.Node, k: Any, dim: int = -1, largest: bool = True, sorted: bool = True
-) -> None:  # noqa: A002, FBT001, FBT002, E501
-    parts = e.op("TopK", [e.full(self), e.sizes([k])], outputs=2, axis=dim, largest=int(largest), sorted=int(sorted))
-    for user in node.users:
-        if user.target is operator.getitem:
-            e.set(user, full=parts[user.args[1]])  # pyright: ignore[reportArgumentType, reportCallIssue]
+def _cumsum(e: Emitter, call: Call) -> str:
+    return e.op("CumSum", [e.full_as(call.tensor("self"), call.dtype), e.scalar(call["dim"], "int64")])
 
 
-def _tuple(value: Any, length: int) -> list[int]:
-    items = [value] if isinstance(value, int) else list(value)
-    return items * length if len(items) == 1 else items
+def _topk(e: Emitter, call: Call) -> None:
+    attributes = {"axis": call["dim"], "largest": int(call["largest"]), "sorted": int(call["sorted"])}
+    parts = e.ops("TopK", [e.full(call.tensor("self")), e.sizes([call["k"]])], 2, **attributes)
+    e.set_items(call.node, parts)
 
 
-def _max_pool(
-    e: Emitter,
-    node: fx.Node,
-    self: fx.Node,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    dilation: Any,
-    ceil_mode: bool,
-) -> str:  # noqa: FBT001, PLR0913, E501
-    rank = len(tensor_value(self).shape) - 2
-    kernel, pads = _tuple(kernel_size, rank), _tuple(padding, rank)
-    return e.op(
-        "MaxPool",
-        [e.full(self)],
-        kernel_shape=kernel,
-        strides=_tuple(stride, rank) if stride else kernel,
-        pads=pads + pads,
-        dilations=_tuple(dilation, rank),
-        ceil_mode=int(ceil_mode),
-    )
+def _window(call: Call) -> dict[str, Any]:
+    """How the window of a pooling moves, in ONNX's words."""
+    spatial = 2 if call.node.target in (aten.max_pool2d.default, aten.avg_pool2d.default) else 1
+    if len(call.shape) != spatial + 2:
+        raise call.unsupported("pooling without a batch dim", "a batch dim: x.unsqueeze(0)")
+    kernel = call.per_axis("kernel_size", spatial)
+    return {
+        "kernel_shape": kernel,
+        "strides": call.per_axis("stride", spatial) if call["stride"] else kernel,
+        "pads": call.per_axis("padding", spatial) * 2,
+        "ceil_mode": int(call["ceil_mode"]),
+    }
 
 
-def _avg_pool(
-    e: Emitter,
-    node: fx.Node,
-    self: fx.Node,
-    kernel_size: Any,
-    stride: Any,
-    padding: Any,
-    ceil_mode: bool,
-    count_include_pad: bool,
-    divisor_override: Any = None,
-) -> str:  # noqa: FBT001, PLR0913, E501
-    if divisor_override is not None:
-        raise UnsupportedOp("lowering to ONNX", got=f"{node.name}: divisor_override", expected="a plain average")
-    rank = len(tensor_value(self).shape) - 2
-    kernel, pads = _tuple(kernel_size, rank), _tuple(padding, rank)
-    return e.op(
-        "AveragePool",
-        [e.full(self)],
-        kernel_shape=kernel,
-        strides=_tuple(stride, rank) if stride else kernel,
-        pads=pads + pads,
-        ceil_mode=int(ceil_mode),
-        count_include_pad=int(count_include_pad),
-    )
+def _max_pool(e: Emitter, call: Call) -> str:
+    attributes = _window(call)
+    dilations = call.per_axis("dilation", len(attributes["strides"]))
+    return e.op("MaxPool", [e.full(call.tensor("self"))], dilations=dilations, **attributes)
 
 
-def _resize(e: Emitter, node: fx.Node, x: fx.Node, size: Any, factors: Any, **modes: Any) -> str:
-    axes = [2, 3]
-    if factors is not None:
-        scales = e.constant([float(factor) for factor in factors], "float32")
-        return e.op("Resize", [e.full(x), None, scales], axes=axes, **modes)
-    return e.op("Resize", [e.full(x), None, None, e.sizes(size)], axes=axes, **modes)
+def _avg_pool(e: Emitter, call: Call) -> str:
+    if call.arguments.get("divisor_override") is not None:
+        raise call.unsupported("an average with a divisor of its own", "a plain average")
+    include = int(call["count_include_pad"])
+    return e.op("AveragePool", [e.full(call.tensor("self"))], count_include_pad=include, **_window(call))
 
 
-def _nearest(e: Emitter, node: fx.Node, input: fx.Node, output_size: Any, scale_factors: Any) -> str:  # noqa: A002
+def _resize(e: Emitter, call: Call, **modes: Any) -> str:
+    x, factors = e.full(call.tensor("input")), call["scale_factors"]
+    if factors is None:
+        return e.op("Resize", [x, None, None, e.sizes(call["output_size"])], axes=[2, 3], **modes)
+    return e.op("Resize", [x, None, e.constant([float(factor) for factor in factors], "float32")], axes=[2, 3], **modes)
+
+
+def _nearest(e: Emitter, call: Call) -> str:
     modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return _resize(e, node, input, output_size, scale_factors, **modes)
+    return _resize(e, call, **modes)
 
 
-def _smooth(mode: str, **attributes: Any) -> Any:
-    def rule(
-        e: Emitter, node: fx.Node, input: fx.Node, output_size: Any, align_corners: bool, scale_factors: Any
-    ) -> str:  # noqa: A002, FBT001
-        coordinates = "align_corners" if align_corners else "half_pixel"
-        return _resize(
-            e,
-            node,
-            input,
-            output_size,
-            scale_factors,
-            mode=mode,
-            coordinate_transformation_mode=coordinates,
-            **attributes,
-        )
+def _smooth(mode: str, **attributes: Any) -> Rule:
+    def rule(e: Emitter, call: Call) -> str:
+        coordinates = "align_corners" if call["align_corners"] else "half_pixel"
+        return _resize(e, call, mode=mode, coordinate_transformation_mode=coordinates, **attributes)
 
     return rule
 
 
-def _softmax(kind: str) -> Any:
-    def rule(e: Emitter, node: fx.Node, self: fx.Node, dim: int, **_: Any) -> str:
-        return e.op(kind, [e.full(self)], axis=dim)
+def _softmax(kind: str) -> Rule:
+    def rule(e: Emitter, call: Call) -> str:
+        return e.op(kind, [e.full_as(call.tensor("self"), call.dtype)], axis=call["dim"])
 
     return rule
 
 
-RULES: Mapping[Any, Any] = {
+RULES: Mapping[Any, Rule] = {
     aten.mean.dim: _mean,
     aten.sum.dim_IntList: _reduction("ReduceSum"),
-    aten.amax.default: _reduction("ReduceMax"),
-    aten.amin.default: _reduction("ReduceMin"),
+    aten.amax.default: _extreme("ReduceMax"),
+    aten.amin.default: _extreme("ReduceMin"),
     aten.prod.dim_int: _reduction("ReduceProd"),
     aten.any.dim: _any_all("ReduceMax"),
     aten.all.dim: _any_all("ReduceMin"),

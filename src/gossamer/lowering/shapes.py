@@ -3,90 +3,91 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
+import numpy as np
 from torch import fx
 
-from gossamer.core.errors import UnsupportedOp
-from gossamer.lowering.emitter import Emitter, Forms
-from gossamer.lowering.pointwise import operand
+from gossamer.core.specs import Dim
+from gossamer.lowering.call import Call
+from gossamer.lowering.emitter import Emitter, size_value
+from gossamer.lowering.pointwise import Rule, operand
 from gossamer.program.dialect import SIZE_ARITHMETIC, aten
-from gossamer.program.values import DTYPE_NAMES, SizeValue, TensorValue, tensor_value
+from gossamer.program.values import tensor_value
 
-_FAR = 2**63 - 1
-
-
-def _reshape(e: Emitter, node: fx.Node, self: fx.Node, shape: list[Any]) -> None:
-    wanted, known = tensor_value(node).shape, tensor_value(self).shape
-    if e.has_flat(self):
-        if len(wanted) > 1 and wanted[-1] == known[-1] and len(known) > 1:
-            e.set(node, flat=e.flat(self))  # only axes that are merged anyway change
-        else:
-            e.set(node, full=e.op("Reshape", [e.flat(self), e.shape(wanted)]))
-        return
-    e.set(node, full=e.op("Reshape", [e.full(self), e.shape(wanted, known)]))
+FAR = 2**63 - 1
+"""An end of a slice beyond any size."""
 
 
-def _permute(e: Emitter, node: fx.Node, self: fx.Node, dims: list[int]) -> str:
-    return e.op("Transpose", [e.full(self)], perm=[dim % len(dims) for dim in dims])
+def _reshape(e: Emitter, call: Call) -> None:
+    x, known = call.tensor("self"), call.input_value().shape
+    if len(known) > 1 and len(call.shape) > 1 and known[-1] == call.shape[-1] and e.is_flat(x):
+        e.set(call.node, e.flat(x), flat=True)  # only axes that are merged anyway change
+    elif e.is_only_flat(x):
+        e.set(call.node, e.op("Reshape", [e.flat(x), e.shape(call.shape)]))
+    else:
+        e.set(call.node, e.op("Reshape", [e.full(x), e.shape(call.shape, known)]))
 
 
-def _unsqueeze(e: Emitter, node: fx.Node, self: fx.Node, dim: int) -> str:
-    return e.op("Unsqueeze", [e.full(self), e.constant([dim], "int64")])
+def _permute(e: Emitter, call: Call) -> str:
+    dims = call["dims"]
+    return e.op("Transpose", [e.full(call.tensor("self"))], perm=[dim % len(dims) for dim in dims])
 
 
-def _squeeze(e: Emitter, node: fx.Node, self: fx.Node, dim: list[int]) -> str:
-    return e.op("Squeeze", [e.full(self), e.constant(list(dim), "int64")])
+def _unsqueeze(e: Emitter, call: Call) -> str:
+    return unsqueeze(e, e.full(call.tensor("self")), [call["dim"]])
 
 
-def _expand(e: Emitter, node: fx.Node, self: fx.Node, size: list[Any], **_: Any) -> str:
+def unsqueeze(e: Emitter, x: str, axes: Sequence[int]) -> str:
+    """An Unsqueeze node; axes are those of the result."""
+    return e.op("Unsqueeze", [x, e.constant(list(axes), "int64")])
+
+
+def _squeeze(e: Emitter, call: Call) -> str:
+    return e.op("Squeeze", [e.full(call.tensor("self")), e.constant(list(call["dim"]), "int64")])
+
+
+def _expand(e: Emitter, call: Call) -> str:
     # ONNX Expand broadcasts both ways, so 1 keeps an axis of the input as it is.
-    known = [1 if isinstance(entry, int) and entry == -1 else entry for entry in size]
-    return e.op("Expand", [e.full(self), e.sizes(known)])
+    sizes = [1 if isinstance(entry, int) and entry == -1 else entry for entry in call["size"]]
+    return e.op("Expand", [e.full(call.tensor("self")), e.sizes(sizes)])
 
 
-def _slice(e: Emitter, node: fx.Node, self: fx.Node, dim: int, start: Any, end: Any, step: int) -> str:
-    return slice_axis(e, e.full(self), dim, start or 0, _FAR if end is None else end, step)
+def _slice(e: Emitter, call: Call) -> str:
+    end = FAR if call["end"] is None else call["end"]
+    return slice_axis(e, e.full(call.tensor("self")), call["dim"], call["start"] or 0, end, call["step"])
 
 
-def slice_axis(e: Emitter, x: str, axis: int, start: Any, end: Any, step: int = 1) -> str:
-    """A Slice along one axis; bounds are numbers or size nodes."""
-    return e.op(
-        "Slice", [x, e.sizes([start]), e.sizes([end]), e.constant([axis], "int64"), e.constant([step], "int64")]
-    )
+def slice_axis(e: Emitter, x: str, axis: int, start: Dim | fx.Node, end: Dim | fx.Node, step: int = 1) -> str:
+    """A Slice along one axis; bounds are numbers, size nodes or dim names."""
+    bounds = [e.sizes([start]), e.sizes([end])]
+    return e.op("Slice", [x, *bounds, e.constant([axis], "int64"), e.constant([step], "int64")])
 
 
-def _select(e: Emitter, node: fx.Node, self: fx.Node, dim: int, index: Any) -> str:
-    return e.op("Gather", [e.full(self), e.scalar(index, "int64")], axis=dim)
+def _select(e: Emitter, call: Call) -> str:
+    return e.op("Gather", [e.full(call.tensor("self")), e.scalar(call["index"], "int64")], axis=call["dim"])
 
 
-def _cat(e: Emitter, node: fx.Node, tensors: list[fx.Node], dim: int = 0) -> str:
-    dtype = tensor_value(node).dtype
-    parts = [tensor for tensor in tensors if tensor_value(tensor).shape != (0,)]  # PyTorch ignores empty vectors
-    return e.op("Concat", [operand(e, part, dtype) for part in parts], axis=dim)
+def _cat(e: Emitter, call: Call) -> str:
+    parts = [part for part in call["tensors"] if tensor_value(part).shape != (0,)]  # PyTorch ignores empty vectors
+    return e.op("Concat", [operand(e, part, call.dtype) for part in parts], axis=call["dim"])
 
 
-def _split(e: Emitter, node: fx.Node, self: fx.Node, split_sizes: list[Any], dim: int = 0) -> None:
-    rank = len(tensor_value(self).shape)
-    flat = e.has_flat(self) and dim % rank == rank - 1
-    x = e.flat(self) if flat else e.full(self)
-    parts = e.op("Split", [x, e.sizes(split_sizes)], outputs=len(split_sizes), axis=-1 if flat else dim)
-    parts = [parts] if isinstance(parts, str) else parts
-    for user in node.users:
-        if user.target is operator.getitem:
-            e.set(user, **{"flat" if flat else "full": parts[user.args[1]]})  # pyright: ignore
+def _split(e: Emitter, call: Call) -> None:
+    x, dim, sizes = call.tensor("self"), call["dim"], call["split_sizes"]
+    rank = len(call.input_value().shape)
+    flat = e.is_only_flat(x) and dim % rank == rank - 1
+    parts = e.ops("Split", [e.form(x, flat=flat), e.sizes(sizes)], len(sizes), axis=-1 if flat else dim)
+    e.set_items(call.node, parts, flat=flat)
 
 
-def _getitem(e: Emitter, node: fx.Node, **_: Any) -> None:
-    if node not in e.forms:
-        raise UnsupportedOp(
-            "lowering to ONNX", got=f"{node.name}: an item of an operation with one result", expected="split or topk"
-        )
+def _getitem(e: Emitter, call: Call) -> None:
+    if not e.is_written(call.node):
+        raise call.unsupported("an item of an operation with one result", "split or topk")
 
 
-def pad_vector(pads: list[int], rank: int) -> list[int]:
+def pad_vector(pads: Sequence[Any], rank: int) -> list[Any]:
     """PyTorch's pads (last axis first, begin and end) as ONNX's (all begins, then all ends)."""
     begins, ends = [0] * rank, [0] * rank
     for index in range(len(pads) // 2):
@@ -94,104 +95,84 @@ def pad_vector(pads: list[int], rank: int) -> list[int]:
     return begins + ends
 
 
-def _pad(e: Emitter, node: fx.Node, self: fx.Node, pad: list[Any], mode: str = "constant", value: Any = None) -> str:
-    modes = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-    if not all(isinstance(entry, int) for entry in pad):
-        raise UnsupportedOp(
-            "lowering to ONNX", got=f"{node.name}: padding by a size that varies", expected="fixed padding"
-        )
-    rank, dtype = len(tensor_value(node).shape), tensor_value(node).dtype
-    fill = e.constant(value or 0, dtype) if mode == "constant" else None
-    return e.op("Pad", [e.full(self), e.constant(pad_vector(pad, rank), "int64"), fill], mode=modes[mode])
+_PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-def _repeat(e: Emitter, node: fx.Node, self: fx.Node, repeats: list[Any]) -> str:
-    x, missing = e.full(self), len(repeats) - len(tensor_value(self).shape)
+def _pad(e: Emitter, call: Call) -> str:
+    mode = _PAD_MODES[call["mode"]]
+    fill = e.constant(call["value"] or 0, call.dtype) if mode == "constant" else None
+    pads = e.sizes(pad_vector(call["pad"], len(call.shape)))
+    return e.op("Pad", [e.full(call.tensor("self")), pads, fill], mode=mode)
+
+
+def _repeat(e: Emitter, call: Call) -> str:
+    x, missing = e.full(call.tensor("self")), len(call["repeats"]) - len(call.input_value().shape)
     if missing:
-        x = e.op("Unsqueeze", [x, e.constant(list(range(missing)), "int64")])
-    return e.op("Tile", [x, e.sizes(repeats)])
+        x = unsqueeze(e, x, range(missing))
+    return e.op("Tile", [x, e.sizes(call["repeats"])])
 
 
-def _flip(e: Emitter, node: fx.Node, self: fx.Node, dims: list[int]) -> str:
-    count = len(dims)
-    return e.op(
-        "Slice",
-        [
-            e.full(self),
-            e.constant([-1] * count, "int64"),
-            e.constant([-_FAR] * count, "int64"),
-            e.constant(list(dims), "int64"),
-            e.constant([-1] * count, "int64"),
-        ],
-    )
+def _flip(e: Emitter, call: Call) -> str:
+    axes = list(call["dims"])
+    starts, ends = [-1] * len(axes), [-FAR] * len(axes)
+    vectors = [e.constant(vector, "int64") for vector in (starts, ends, axes, starts)]
+    return e.op("Slice", [e.full(call.tensor("self")), *vectors])
 
 
-def _pixel_shuffle(e: Emitter, node: fx.Node, self: fx.Node, upscale_factor: int) -> str:
-    return e.op("DepthToSpace", [e.full(self)], blocksize=upscale_factor, mode="CRD")
+def _pixel_shuffle(e: Emitter, call: Call) -> str:
+    _require_images(call)
+    return e.op("DepthToSpace", [e.full(call.tensor("self"))], blocksize=call["upscale_factor"], mode="CRD")
 
 
-def _pixel_unshuffle(e: Emitter, node: fx.Node, self: fx.Node, downscale_factor: int) -> str:
-    r = downscale_factor
-    value = tensor_value(self)
-    if len(value.shape) != 4 or not all(isinstance(size, int) for size in value.shape[1:]):
-        raise UnsupportedOp(
-            "lowering to ONNX",
-            got=f"pixel_unshuffle of {value}",
-            expected="(batch, channels, height, width) with fixed sizes",
-        )
-    channels, height, width = (int(size) for size in value.shape[1:])
-    split = e.op("Reshape", [e.full(self), e.constant([-1, channels, height // r, r, width // r, r], "int64")])
-    moved = e.op("Transpose", [split], perm=[0, 1, 3, 5, 2, 4])
-    return e.op("Reshape", [moved, e.constant([-1, channels * r * r, height // r, width // r], "int64")])
+def _pixel_unshuffle(e: Emitter, call: Call) -> str:
+    """ONNX puts the position inside the block before the channel, PyTorch behind it: a Gather reorders."""
+    _require_images(call)
+    block, channels = call["downscale_factor"], call.input_value().shape[1]
+    moved = e.op("SpaceToDepth", [e.full(call.tensor("self"))], blocksize=block)
+    if not isinstance(channels, int):
+        raise call.unsupported("pixel_unshuffle of channels that vary", "a fixed number of channels")
+    order = np.arange(block * block * channels).reshape(block * block, channels).T.reshape(-1)
+    return e.op("Gather", [moved, e.constant(order, "int64")], axis=1)
 
 
-def _triangle(*, upper: int) -> Any:
-    def rule(e: Emitter, node: fx.Node, self: fx.Node, diagonal: int = 0) -> str:
-        return e.op("Trilu", [e.full(self), e.scalar(diagonal, "int64")], upper=upper)
+def _require_images(call: Call) -> None:
+    if len(call.shape) != 4:
+        raise call.unsupported(f"a tensor of rank {len(call.shape)}", "(batch, channels, height, width)")
+
+
+def _triangle(*, upper: int) -> Rule:
+    def rule(e: Emitter, call: Call) -> str:
+        return e.op("Trilu", [e.full(call.tensor("self")), e.scalar(call["diagonal"], "int64")], upper=upper)
 
     return rule
 
 
-def _arange(
-    e: Emitter, node: fx.Node, start: Any, end: Any, step: Any = 1, dtype: torch.dtype | None = None, **_: Any
-) -> str:
-    kind = tensor_value(node).dtype
-    return e.op("Range", [e.scalar(bound, kind) for bound in (start, end, step)])
+def _arange(e: Emitter, call: Call) -> str:
+    return e.op("Range", [e.scalar(call[bound], call.dtype) for bound in ("start", "end", "step")])
 
 
-def _filled(e: Emitter, shape: str, value: Any, dtype: str) -> str:
-    return e.op("Expand", [e.scalar(value, dtype), shape])
+def _full(e: Emitter, call: Call) -> str:
+    return e.op("Expand", [e.scalar(call["fill_value"], call.dtype), e.sizes(call["size"])])
 
 
-def _full(e: Emitter, node: fx.Node, size: list[Any], fill_value: Any, **_: Any) -> str:
-    return _filled(e, e.sizes(size), fill_value, tensor_value(node).dtype)
+def _full_like(e: Emitter, call: Call) -> str:
+    return e.op("Expand", [e.scalar(call["fill_value"], call.dtype), e.sizes(call.shape)])
 
 
-def _full_like(e: Emitter, node: fx.Node, self: fx.Node, fill_value: Any, **_: Any) -> str:
-    return _filled(e, e.op("Shape", [e.full(self)]), fill_value, tensor_value(node).dtype)
+def _size(e: Emitter, call: Call) -> None:
+    e.set(call.node, e.size(size_value(call.node).expression))
 
 
-def _size(e: Emitter, node: fx.Node, self: fx.Node, dim: int) -> None:
-    value = node.meta["value"]
-    if isinstance(value, SizeValue) and isinstance(self.meta["value"], TensorValue):
-        e.forms[node] = Forms(e.size(value.expression))
-
-
-def _size_arithmetic(kind: str) -> Any:
-    def rule(e: Emitter, node: fx.Node, **_: Any) -> None:
-        sizes = [e.size(argument) for argument in node.args]
-        if kind == "FloorDiv":  # Mod takes the sign of the divisor, so the difference divides evenly
-            result = e.op("Div", [e.op("Sub", [sizes[0], e.op("Mod", sizes)]), sizes[1]])
-        else:
-            result = e.op(kind, sizes)
-        e.forms[node] = Forms(result)
+def _size_arithmetic(kind: str) -> Rule:
+    def rule(e: Emitter, call: Call) -> str:
+        return e.size_arithmetic(kind, [e.size(argument) for argument in call.arguments.values()])
 
     return rule
 
 
 _SIZE_KINDS = {"add": "Add", "sub": "Sub", "mul": "Mul", "floordiv": "FloorDiv", "mod": "Mod", "neg": "Neg"}
 
-RULES: Mapping[Any, Any] = {
+RULES: Mapping[Any, Rule] = {
     aten.reshape.default: _reshape,
     aten.permute.default: _permute,
     aten.unsqueeze.default: _unsqueeze,

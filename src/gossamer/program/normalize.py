@@ -17,12 +17,13 @@ import torch
 from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
-from gossamer.core.errors import UnsupportedOp
+from gossamer.core.errors import CaptureError, UnsupportedOp
 from gossamer.program import dialect
 from gossamer.program.mutation import VIEWS, Cell, is_mutation, read, view_writer, write
 from gossamer.program.rewrites import ALIASES, IGNORED, REWRITES
-from gossamer.program.values import value_of
+from gossamer.program.values import TensorValue, value_of
 
 _SPECIALISING = frozenset(
     {dialect.aten.upsample_nearest2d.vec, dialect.aten.upsample_bilinear2d.vec, dialect.aten.upsample_bicubic2d.vec}
@@ -49,7 +50,8 @@ def normalize(module: fx.GraphModule, dim_names: Mapping[sympy.Symbol, str], buf
     fakes = (node.meta.get("val") for node in module.graph.nodes if node.op in ("placeholder", "get_attr"))
     fake_mode = next(val.fake_mode for val in fakes if isinstance(val, FakeTensor))
     normalizer = Normalizer(dict(dim_names), buffers, fake_mode)
-    outputs = normalizer.walk(module, None)
+    outputs = [output for output in normalizer.walk(module, None) if output is not None]
+    _require_tensors(outputs)
     graph = normalizer.graph
     graph.output(tuple(outputs))
     for node in reversed(list(graph.nodes)):
@@ -59,6 +61,18 @@ def normalize(module: fx.GraphModule, dim_names: Mapping[sympy.Symbol, str], buf
     for node in graph.nodes:
         node.meta.pop("val", None)
     return graph
+
+
+def _require_tensors(outputs: list[Any]) -> None:
+    other = [x for x in outputs if not (isinstance(x, fx.Node) and isinstance(x.meta["value"], TensorValue))]
+    if other or not outputs:
+        raise CaptureError(
+            "rewriting the captured graph",
+            problem="unsupported Python object",
+            got=f"forward returns {other[0]!r} beside tensors" if other else "forward returns no tensor",
+            expected="tensors, alone or in tuples, lists and mappings",
+            try_="return tensors only: torch.tensor(...), or leave the value out",
+        )
 
 
 class Normalizer:
@@ -122,6 +136,7 @@ class Normalizer:
     def _call(self, module: fx.GraphModule, node: fx.Node, cells: dict[fx.Node, Cell]) -> None:
         if node.target in IGNORED:
             return
+        self._require_known_sizes(node)
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: _Boxed(read(cells[used])))
         args, kwargs = _unbox(args), _unbox(kwargs)
         if isinstance(node.target, torch._ops.HigherOrderOperator):  # noqa: SLF001 - the type has no public name
@@ -158,6 +173,18 @@ class Normalizer:
         else:
             cells[node] = Cell(value)
 
+    @staticmethod
+    def _require_known_sizes(node: fx.Node) -> None:
+        if free_unbacked_symbols(node.meta.get("val")):
+            raise CaptureError(
+                "rewriting the captured graph",
+                problem="data-dependent shape",
+                got=f"the size of what {node.target} yields depends on values",
+                location=source_line(node),
+                expected="sizes that follow from the sizes of the inputs",
+                try_="avoid .item(), nonzero and boolean indexing: use masks of a fixed shape and torch.where",
+            )
+
     def _inline(self, node: fx.Node, args: tuple[Any, ...]) -> tuple[Any, ...]:
         name = str(node.target)
         if name == "wrap_with_set_grad_enabled" or (name == "wrap_with_autocast" and args[2] is False):
@@ -181,6 +208,15 @@ class Normalizer:
         if target in dialect.NAMES:
             return self.emit(target, *args, **kwargs)
         origin = self._origin
+        if torch.Tag.nondeterministic_seeded in getattr(target, "tags", ()):
+            raise CaptureError(
+                "rewriting the captured graph",
+                problem="randomness inside forward",
+                got=f"{target} draws random numbers",
+                location=source_line(origin),
+                expected="a forward that depends on its inputs only",
+                try_="make the random numbers an input",
+            )
         raise UnsupportedOp(
             "rewriting the captured graph",
             got=f"operation {target} in module {module_path(origin)!r} ({source_line(origin)})",

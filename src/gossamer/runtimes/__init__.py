@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gossamer.core.errors import MissingExtra
 from gossamer.core.names import require_known
@@ -11,6 +15,10 @@ from gossamer.core.runnable import Executable
 from gossamer.core.specs import Signature
 from gossamer.core.target import Target, TargetFacts, parse_target
 from gossamer.runtimes.onnxruntime.target import CPU as ONNXRUNTIME_CPU
+
+if TYPE_CHECKING:
+    from gossamer.lowering import Lowered
+    from gossamer.program.program import Program
 
 KNOWN: Mapping[str, Mapping[str, TargetFacts]] = {"onnxruntime": {"cpu": ONNXRUNTIME_CPU}}
 """Facts by runtime and device."""
@@ -24,6 +32,14 @@ def resolve_target(text: str) -> Target:
         OptionError: an option with a value that it cannot take.
     """
     return parse_target(text, KNOWN)
+
+
+def installed_version(runtime: str) -> str:
+    """Version of a runtime's package, or how to install it. Imports nothing."""
+    try:
+        return version(runtime)
+    except PackageNotFoundError:
+        return f'no: pip install "gossamer[{runtime}]"'
 
 
 def open_executable(
@@ -44,6 +60,13 @@ def open_executable(
     return import_runtime(target)(path, specs, target, dims=dims)
 
 
+def open_deployed(
+    path: Path, specs: Signature, target: str, dims: Mapping[str, int] | None = None
+) -> Executable:
+    """``open_executable`` for a target given as text: the opener that artifacts are loaded with."""
+    return open_executable(path, specs, resolve_target(target), dims=dims)
+
+
 def import_runtime(target: Target) -> Callable[..., Executable]:
     """Import the runtime of a target; gives the class that opens its files.
 
@@ -60,3 +83,41 @@ def import_runtime(target: Target) -> Callable[..., Executable]:
             f"importing {target.runtime}", got=str(error), try_=f"pip install 'gossamer{extra}'"
         ) from error
     return OnnxRuntimeExecutable
+
+
+def lower_for(target: Target, program: Program) -> Lowered:
+    """The bytes that the target's runtime loads, with the name map.
+
+    Raises:
+        UnsupportedOp: the program has an operation that the target cannot express.
+    """
+    require_known(target.runtime, KNOWN, "runtime", f"lowering for {target}")
+    from gossamer.runtimes.onnxruntime.lower import lower
+
+    return lower(program)
+
+
+def executed_layers(
+    path: Path,
+    specs: Signature,
+    target: Target,
+    inputs: Mapping[str, np.ndarray],
+    name_map: Mapping[str, Sequence[str]],
+    layers: Mapping[str, str],
+) -> dict[str, str]:
+    """The kernel that computed each layer, from the runtime's own profile of one run.
+
+    Args:
+        path: the model file.
+        specs: its signature.
+        target: where it runs.
+        inputs: of one run.
+        name_map: from lowering: names in the file by program node.
+        layers: program node by the name wanted in the result.
+    """
+    from gossamer.runtimes.onnxruntime.profile import int8_sites, profile_kernels
+
+    rules = target.facts.quantizers
+    kernels = profile_kernels(path, specs, target, inputs)
+    found = int8_sites(kernels, name_map, list(layers.values()), rules.int8_kernels if rules else frozenset())
+    return {name: found[node].kernel or "not found" for name, node in layers.items()}

@@ -26,7 +26,9 @@ from gossamer.runtimes import import_runtime, resolve_target
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m gossamer.runtimes.probe", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m gossamer.runtimes.probe", description="Measure a model file in a fresh process."
+    )
     parser.add_argument("file", type=Path)
     parser.add_argument("signature", type=Path, help="JSON as Signature.to_json writes it")
     parser.add_argument("target", help="onnxruntime:cpu,threads=1,batch=1")

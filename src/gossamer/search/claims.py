@@ -104,12 +104,23 @@ def _drop(clause: Clause, metric: Metric, predictions: Predictions, seed: int) -
     return _from_certificate(clause, _certify(metric, predictions, _claim(clause, metric, limit, predictions.data_digest), seed))
 
 
+def drop_text(metric: Metric, predictions: Predictions, seed: int) -> str:
+    """How much the metric fell, with its 90 % interval, whether or not the budget limits it."""
+    unit: Literal["pt", ""] = "pt" if metric.unit == "%" else ""
+    certificate = _certify(metric, predictions, Claim("drop", 0.0, unit, metric.better), seed)
+    return _drop_text(certificate)
+
+
+def _drop_text(certificate: Certificate) -> str:
+    text = format_amount(certificate.estimate, certificate.unit)
+    if certificate.interval is None:
+        return text
+    low, high = certificate.interval
+    return f"{text} [{format_amount(low, certificate.unit)}, {format_amount(high, certificate.unit)}]"
+
+
 def _from_certificate(clause: Clause, certificate: Certificate) -> ClauseResult:
-    low, high = certificate.interval or (float("nan"), float("nan"))
-    found = f"drop {format_amount(certificate.estimate, certificate.unit)}"
-    if certificate.interval:
-        found += f" [{format_amount(low, certificate.unit)}, {format_amount(high, certificate.unit)}]"
-    found += f", n={certificate.n}"
+    found = f"drop {_drop_text(certificate)}, n={certificate.n}"
     if certificate.decision == "undecided" and certificate.samples_needed:
         found += f"; about {certificate.samples_needed} samples would decide it"
     short = max(0.0, certificate.estimate - certificate.limit) / max(abs(certificate.limit), 1e-9)

@@ -47,7 +47,7 @@ class Member:
     comparison: Comparison | None = None
     measurements: tuple[Measurement, ...] = ()
     kernels: Mapping[str, str] = field(default_factory=dict)
-    evidence: Mapping[str, Any] = field(default_factory=dict)
+    evidence: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -113,7 +113,7 @@ class Front:
 
     def _row(self, member: Member) -> dict[str, str]:
         latency, comparison = member.measured("latency p50"), member.comparison
-        drop = next((result.found for result in member.clauses if result.certificate is not None), "")
+        drop = str(member.evidence.get("drop", ""))
         faster = ""
         if comparison is not None:
             low, high = comparison.interval
@@ -125,7 +125,7 @@ class Front:
             "latency p50": format_amount(latency.value, "ms") if latency else "",
             "speed": faster or ("1x" if member.status == "baseline" else ""),
             self.metric: "" if member.metric_value is None else f"{member.metric_value:.2f}",
-            "against the original": drop.split(", n=")[0],
+            "drop": drop,
             "verdict": member.status,
         }
 
@@ -150,8 +150,8 @@ class Front:
             return "nothing beats the baseline, so the baseline is kept"
         return f"budget met by {self.best.name}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON value."""
+    def report(self) -> dict[str, Any]:
+        """What a reader wants to see, as JSON: the table, the outcome, what was tried and why it lost."""
         return {
             "target": self.target,
             "metric": self.metric,
@@ -159,10 +159,18 @@ class Front:
             "outcome": self.outcome,
             "improved": self.improved,
             "summary": self.summary,
+            "rows": self.rows(),
+            "tried": {member.name: list(member.reasons) for member in self.tried},
+            "notes": list(self.notes),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, as JSON."""
+        return {
+            **self.report(),
             "best": self.best.name,
             "members": [member_json(member) for member in self.members],
             "tried": [member_json(member) for member in self.tried],
-            "notes": list(self.notes),
         }
 
 

@@ -1,0 +1,268 @@
+"""The command line.
+
+Exit codes: 0 done; 1 our own bug; 2 bad input; 3 the budget is missed; 4 the data cannot decide; 130 interrupted.
+With ``--json`` standard output holds one JSON value and nothing else; progress and errors go to standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from gossamer import flow
+from gossamer.core.errors import GossamerError, InternalError, OptionError
+from gossamer.core.files import require_free
+from gossamer.reporting.progress import TerminalProgress
+from gossamer.reporting.terminal import print_facts, print_front, print_rows
+
+EXIT_BUG, EXIT_INPUT, EXIT_MISSED, EXIT_UNDECIDED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
+_OUTCOME_EXIT = {"met": 0, "missed": EXIT_MISSED, "undecided": EXIT_UNDECIDED}
+
+app = typer.Typer(
+    help="Make a trained model small and fast for the device you name, prove it on your metric, and run it there.",
+    epilog="Exit codes: 0 done, 1 our bug, 2 bad input, 3 budget missed, 4 undecided, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, nothing else.")]
+Model = Annotated[str, typer.Argument(help="file.py:factory, a .pt2 file, a Hugging Face folder, or a saved program.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights for file.py:factory: .safetensors, or .pt (weights only).")]
+Data = Annotated[str, typer.Option(help="Calibration data: .npz, a folder of images by class, or file.py:loader.")]
+Dynamic = Annotated[
+    list[str] | None,
+    typer.Option(help="A dim that may vary: INPUT:AXIS=NAME or INPUT:AXIS=NAME=LOW..HIGH; repeatable. 'none' fixes all."),
+]
+
+
+def main() -> None:
+    """Run the command line; every error that is not a bug is one clear message and an exit code."""
+    errors = Console(stderr=True, highlight=False)
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        errors.print("interrupted; nothing was written", style="yellow")
+        sys.exit(EXIT_INTERRUPTED)
+    except InternalError as error:
+        errors.print(f"This is a bug in gossamer, please report it:\n{error}", style="red", markup=False)
+        sys.exit(EXIT_BUG)
+    except GossamerError as error:
+        errors.print(f"{type(error).__name__}: {error}", style="red", markup=False)
+        sys.exit(EXIT_INPUT)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "show"):
+            error.show()  # pyright: ignore[reportAttributeAccessIssue]
+            sys.exit(getattr(error, "exit_code", EXIT_INPUT))
+        raise
+
+
+@app.command()
+def compress(  # noqa: PLR0913 - one parameter an option
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the artifact; must not exist.")],
+    metric: Annotated[str, typer.Option(help="top1, top5, f1, mae, agreement, or file.py:function.")] = "top1",
+    target: Annotated[str, typer.Option(help="Runtime and device: onnxruntime:cpu,threads=1,batch=32.")] = flow.DEFAULT_TARGET,
+    budget: Annotated[str, typer.Option(help="Limits: 'drop <= 1pt; latency p50 <= 5ms; size <= 2MB'.")] = "",
+    eval_: Annotated[str | None, typer.Option("--eval", help="Labelled data to choose and prove on; else --data is split.")] = None,
+    weights: Weights = None,
+    transform: Annotated[str | None, typer.Option(help="For image folders: file.py:function from image to array.")] = None,
+    dynamic: Dynamic = None,
+    time: Annotated[str | None, typer.Option(help="Limit for optional work: 20m.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder at --out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Find the smallest and fastest form of a model that holds the budget, and pack it."""
+    require_free(out, force=force)
+    with _progress() as progress:
+        front = flow.compress(
+            model,
+            data,
+            eval_,
+            metric=metric,
+            target=target,
+            budget=budget,
+            time=time,
+            seed=seed,
+            weights=weights,
+            transform=transform,
+            dynamic=_dynamic(dynamic),
+            progress=progress,
+        )
+    report = front.report()
+    report["artifact"] = None
+    if front.outcome != "missed":
+        with front.best.save(out, force=force) as artifact:
+            report["artifact"] = {"path": str(out), "digest": artifact.digest, "size_bytes": artifact.size_bytes}
+    if as_json:
+        _print_json(report)
+    else:
+        console = Console()
+        print_front(console, report)
+        console.print(f"nothing was written: loosen the budget, or give more time and data" if front.outcome == "missed" else f"wrote {out}", markup=False)
+    raise typer.Exit(_OUTCOME_EXIT[front.outcome])
+
+
+@app.command()
+def inspect(
+    path: Annotated[str, typer.Argument(help="An artifact folder, or a model in any form that compress takes.")],
+    weights: Weights = None,
+    data: Annotated[str | None, typer.Option(help="Data to trace a module with.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show an artifact: before and after, what was tried, and why. Or the program of a model."""
+    if (Path(path) / "manifest.json").exists():
+        with flow.load(path) as artifact:
+            summary = {**artifact.summary(), "search": artifact.evidence.get("task", {}).get("search")}
+        if as_json:
+            _print_json(summary)
+            return
+        console = Console()
+        search = summary.pop("search")
+        print_facts(console, summary)
+        if search:
+            print_front(console, search)
+        return
+    program = flow.capture(path, flow.example_of(data), weights=weights)
+    if as_json:
+        _print_json({"name": program.name, "digest": program.digest, "signature": program.signature.to_json(), "text": str(program)})
+    else:
+        Console(soft_wrap=True, highlight=False).print(str(program), markup=False)
+
+
+@app.command()
+def verify(
+    artifact: Annotated[Path, typer.Argument(help="An artifact folder.")],
+    against: Annotated[str | None, typer.Option(help="The original model, as for compress.")] = None,
+    data: Annotated[str | None, typer.Option(help="Samples for the comparison with the original.")] = None,
+    weights: Weights = None,
+    transform: Annotated[str | None, typer.Option(help="For image folders: file.py:function.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check an artifact here: every file, the golden outputs, and the original beside it if given."""
+    options = {"weights": weights, "transform": transform} if against else {}
+    verdict = flow.verify(artifact, against, data, **{name: value for name, value in options.items() if value is not None})
+    if as_json:
+        _print_json(verdict.to_json())
+    else:
+        Console(highlight=False, soft_wrap=True).print(str(verdict), markup=False)
+    raise typer.Exit(0 if verdict.passed else EXIT_UNDECIDED if verdict.kind == "undecided" else EXIT_MISSED)
+
+
+@app.command()
+def bench(
+    artifact: Annotated[Path, typer.Argument(help="An artifact folder.")],
+    against: Annotated[Path | None, typer.Option(help="Another artifact, measured interleaved as the reference.")] = None,
+    target: Annotated[str | None, typer.Option(help="Other threads or batch: onnxruntime:cpu,threads=1,batch=32.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure an artifact on this machine, alone or beside another one."""
+    result = flow.measure(artifact, against, target=target)
+    if as_json:
+        _print_json(result.to_json())
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for item in result.measurements:
+        console.print(f"  {item}", markup=False)
+    if result.comparison is not None:
+        console.print(f"{artifact} beside {against}: {result.comparison}", markup=False)
+
+
+@app.command()
+def apply(  # noqa: PLR0913 - one parameter an option
+    model: Model,
+    recipe: Annotated[Path, typer.Option(help="A recipe file.")],
+    data: Data,
+    out: Annotated[Path, typer.Option(help="Folder for the program; must not exist.")],
+    weights: Weights = None,
+    target: Annotated[str, typer.Option(help="Instead of the recipe's own.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder at --out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Replay a recipe without a search, and save the changed program."""
+    require_free(out, force=force)
+    with _progress() as progress:
+        program = flow.capture(model, flow.example_of(data), weights=weights)
+        changed = flow.apply(program, recipe, data, target=target, progress=progress)
+    flow.save(changed, out, force=force)
+    facts = {"program": str(out), "before": program.digest, "after": changed.digest}
+    _print_json(facts) if as_json else print_facts(Console(), facts)
+
+
+@app.command()
+def targets(as_json: Json = False) -> None:
+    """List the targets: runtimes, devices, precisions."""
+    rows = flow.targets()
+    _print_json(rows) if as_json else print_rows(Console(), rows)
+
+
+@app.command()
+def techniques(as_json: Json = False) -> None:
+    """List the techniques and their options."""
+    rows = flow.techniques()
+    _print_json(rows) if as_json else print_rows(Console(), rows)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look at this machine: cores, instruction sets, noise, installed runtimes."""
+    facts = flow.doctor()
+    if as_json:
+        _print_json(facts)
+        return
+    for title, group in facts.items():
+        print_facts(Console(), group, title)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the artifact; must not exist.")] = Path("demo-out"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the folder at --out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The whole street on real handwritten digits, in about two minutes: train, compress, verify, measure, run."""
+    require_free(out, force=force)
+    from gossamer.demo import run_demo
+
+    with _progress() as progress:
+        report = run_demo(out, force=force, progress=progress)
+    if as_json:
+        _print_json(report)
+        return
+    console = Console()
+    print_front(console, report)
+    console.print(f"wrote {out}; run it with: gossamer.load({str(out)!r})(images)", markup=False)
+
+
+def _progress() -> TerminalProgress:
+    return TerminalProgress(Console(stderr=True))
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+
+
+def _dynamic(texts: list[str] | None) -> Any:
+    """``["ids:1=seq=2..512", "ids:0=batch"]`` as the mapping that capture takes."""
+    if not texts:
+        return "batch"
+    if texts == ["none"]:
+        return None
+    dims: dict[str, dict[int, str]] = {}
+    for text in texts:
+        place, equals, dim = text.partition("=")
+        name, colon, axis = place.rpartition(":")
+        if not (name and colon and equals and dim and axis.isdigit()):
+            raise OptionError(f"reading --dynamic {text!r}", got=text, expected="INPUT:AXIS=NAME or INPUT:AXIS=NAME=LOW..HIGH", try_="ids:1=seq=2..512")
+        dims.setdefault(name, {})[int(axis)] = dim
+    return dims

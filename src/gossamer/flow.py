@@ -1,0 +1,226 @@
+"""The street: one verb a stage, in the order of use. Each is short; the work is in the folder it names.
+
+    capture -> compress -> (save) -> load -> verify -> measure
+
+Nothing here imports torch until a verb needs it: ``load`` and ``measure`` run with the base install.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gossamer.core.extras import require_extra
+from gossamer.core.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from gossamer.artifacts import Artifact
+    from gossamer.core.target import Target
+    from gossamer.datasets.sources import Source
+    from gossamer.lowering import Lowered
+    from gossamer.program.program import Program
+    from gossamer.search.front import Front
+    from gossamer.verification.verdict import Verdict
+
+DEFAULT_TARGET = "onnxruntime:cpu"
+
+
+def capture(model: Any, example_inputs: Any = None, *, weights: Any = None, dynamic: Any = "batch") -> Program:
+    """Turn a model into a Program.
+
+    Args:
+        model: an ``nn.Module``, a ``.pt2`` file, a local Hugging Face folder, ``file.py:factory``, or a saved program.
+        example_inputs: tensors or arrays for a module: one, a tuple, or a mapping by argument name.
+        weights: ``.safetensors``, or ``.pt`` read weights-only, for ``file.py:factory``.
+        dynamic: dims that may vary: ``"batch"``, ``None``, or ``{"tokens": {0: "batch", 1: "seq=2..512"}}``.
+
+    Raises:
+        CaptureError: it cannot be captured; says where and what to change.
+        ModelError: it is missing, unreadable, or does not run.
+    """
+    require_extra("torch", "compress", "capturing a model")
+    from gossamer.frontends import read_model
+
+    return read_model(model, weights=weights, example=example_inputs, dynamic=dynamic)
+
+
+def compress(  # noqa: PLR0913 - the one verb with all the knobs
+    model: Any,
+    data: Source,
+    eval_data: Source | None = None,
+    *,
+    metric: str = "top1",
+    target: str | Target = DEFAULT_TARGET,
+    budget: str = "",
+    time: str | None = None,
+    seed: int = 0,
+    example_inputs: Any = None,
+    weights: Any = None,
+    dynamic: Any = "batch",
+    transform: Any = None,
+    progress: Progress | None = None,
+) -> Front:
+    """Make a model smaller and faster for a target within a budget, and prove it on your metric.
+
+    Args:
+        model: as for ``capture``; a Program is taken as it is.
+        data: calibration data: a ``.npz``, an image folder, ``file.py:loader``, arrays, or an iterable of batches.
+        eval_data: labelled data for choosing and proving; without it ``data`` is split into three by sample digest.
+        metric: ``top1``, ``top5``, ``f1``, ``mae``, ``agreement`` (needs no labels), or ``file.py:function``.
+        target: ``onnxruntime:cpu,threads=1,batch=1``.
+        budget: ``"top1 drop <= 1pt; latency p50 <= 5ms; size <= 2MB"``; empty for none.
+        time: limit for optional work: ``20m``.
+        seed: of everything random.
+        example_inputs: for capture; by default two samples of ``data``.
+        weights: for ``file.py:factory``.
+        dynamic: for capture.
+        transform: for an image folder: ``file.py:function``.
+        progress: told about every stage.
+
+    Raises:
+        UserError: bad input, before any work starts.
+    """
+    require_extra("torch", "compress", "compressing a model")
+    from gossamer.search.compress import search
+    from gossamer.search.setup import make_task
+
+    with tempfile.TemporaryDirectory(prefix="gossamer-") as folder:
+        task = make_task(
+            model,
+            data,
+            eval_data,
+            metric=metric,
+            target=target,
+            budget=budget,
+            time=time,
+            seed=seed,
+            example_inputs=example_inputs,
+            weights=weights,
+            dynamic=dynamic,
+            transform=transform,
+            progress=progress or Silent(),
+            folder=Path(folder),
+        )
+        return search(task)
+
+
+def apply(program: Program, recipe: Any, data: Source, *, target: str = "", progress: Progress | None = None) -> Program:
+    """Replay a recipe (a ``Recipe``, its TOML text, or a file) on a program, without a search.
+
+    Raises:
+        OptionError: the recipe does not parse, or names no target and none is given.
+        UnknownName: an unknown technique, option, target or layer.
+    """
+    require_extra("torch", "compress", "applying a recipe")
+    from gossamer.search.setup import replay
+
+    return replay(program, recipe, data, target or None, progress or Silent())
+
+
+def lower(program: Program, target: str = DEFAULT_TARGET) -> Lowered:
+    """The file that the target's runtime loads, as bytes, with the map from program nodes to its nodes."""
+    from gossamer.runtimes import lower_for, resolve_target
+
+    return lower_for(resolve_target(target), program)
+
+
+def load(path: str | Path) -> Artifact:
+    """Load an artifact; call it with arrays. Needs the base install only.
+
+    Raises:
+        ArtifactError: it is not an artifact, damaged, or of an unknown version.
+    """
+    from gossamer.artifacts import load_artifact
+    from gossamer.runtimes import open_deployed
+
+    return load_artifact(path, opener=open_deployed)
+
+
+def verify(artifact: str | Path | Artifact, against: Any = None, data: Source | None = None, **options: Any) -> Verdict:
+    """Check an artifact on this machine: digests, golden outputs, and, if given, the original model on data.
+
+    Args:
+        artifact: folder or loaded artifact.
+        against: the original model, as for ``capture``.
+        data: samples for the comparison; with labels the metric of the artifact's budget is tested again.
+        options: for ``capture`` of the original (``weights``, ``dynamic``, ``example_inputs``) and ``transform``.
+    """
+    from gossamer.search.recheck import recheck
+
+    return recheck(artifact if hasattr(artifact, "manifest") else load(artifact), against, data, options)  # pyright: ignore
+
+
+def measure(artifact: str | Path | Artifact, against: str | Path | Artifact | None = None, **settings: Any) -> Any:
+    """Latency, size, load time and memory of an artifact on this machine; beside another one, interleaved."""
+    from gossamer.search.bench import bench
+
+    first = artifact if hasattr(artifact, "manifest") else load(artifact)  # pyright: ignore[reportArgumentType]
+    second = against if against is None or hasattr(against, "manifest") else load(against)  # pyright: ignore
+    return bench(first, second, **settings)
+
+
+def save(program: Program, folder: str | Path, *, force: bool = False) -> None:
+    """Write a program into a new folder: graph and tensors, no pickle. ``capture`` reads it back."""
+    from gossamer.core.files import new_folder
+    from gossamer.program.storage import save_program
+
+    with new_folder(Path(folder).absolute(), force=force) as new:
+        save_program(program, new)
+
+
+def example_of(data: Source | None) -> Any:
+    """Two samples of some data, to capture a model with; ``None`` without data."""
+    if data is None:
+        return None
+    from gossamer.datasets.sources import read_samples
+    from gossamer.search.setup import example_from
+
+    return example_from(read_samples(data))
+
+
+def targets() -> list[dict[str, str]]:
+    """What there is to compile for: one row a runtime and device."""
+    from gossamer.runtimes import KNOWN, installed_version
+
+    return [
+        {
+            "target": f"{runtime}:{device}",
+            "precisions": ", ".join(facts.precisions),
+            "installed": installed_version(runtime),
+            "notes": facts.notes,
+        }
+        for runtime, devices in KNOWN.items()
+        for device, facts in devices.items()
+    ]
+
+
+def techniques() -> list[dict[str, str]]:
+    """What there is to apply: one row a technique, with its options and their defaults."""
+    require_extra("torch", "compress", "listing the techniques")
+    from dataclasses import fields
+
+    from gossamer.techniques import TECHNIQUES
+
+    return [
+        {
+            "technique": name,
+            "family": technique.family,
+            "options": ", ".join(f"{field.name}={field.default!r}" for field in fields(technique)),
+            "what it does": (technique.__doc__ or "").splitlines()[0],
+        }
+        for name, technique in TECHNIQUES.items()
+    ]
+
+
+def doctor() -> dict[str, dict[str, Any]]:
+    """This machine: hardware and versions, how quiet it is now, which runtimes are installed."""
+    from gossamer.metrics.conditions import contention, machine_fingerprint, noise_probe
+
+    noise = noise_probe()
+    return {
+        "machine": machine_fingerprint(libraries=("gossamer", "numpy", "onnxruntime", "torch", "onnx")),
+        "noise": {"verdict": noise.verdict, "p90 over p50": f"{noise.ratio:.2f}"},
+        "load": contention().to_json(),
+        "runtimes": {row["target"]: row["installed"] for row in targets()},
+    }

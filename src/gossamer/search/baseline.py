@@ -1,0 +1,25 @@
+"""The original, lowered for the target: the number to beat, and proof that lowering alone changed nothing."""
+
+from __future__ import annotations
+
+from gossamer.core.errors import InternalError
+from gossamer.search.evaluation import check_parity
+from gossamer.search.task import Candidate, Task, lower_candidate
+from gossamer.techniques.recipe import Recipe
+from gossamer.verification.parity import Parity
+from gossamer.verification.policies import FP32
+
+
+def build_baseline(task: Task) -> tuple[Candidate, Parity]:
+    """Lower the original in float and compare it with the reference interpreter.
+
+    Raises:
+        InternalError: the lowered file does not compute what the program says.
+    """
+    task.progress.stage("baseline")
+    recipe = Recipe(seed=task.seed, target=str(task.target))
+    candidate = lower_candidate(task, "fp32", task.program, recipe)
+    parity = check_parity(task, candidate, FP32)
+    if parity.verdict == "rejected":
+        raise InternalError(f"lowering {task.program.name} in float", got=str(parity), expected="parity with the program")
+    return candidate, parity

@@ -1,0 +1,117 @@
+"""An artifact measured on this machine, alone or beside another one. Torch-free."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gossamer.artifacts import Artifact
+from gossamer.core.errors import DataError
+from gossamer.core.measurement import Measurement
+from gossamer.core.runnable import Executable
+from gossamer.core.specs import NUMPY_DTYPES
+from gossamer.core.target import Target
+from gossamer.metrics.comparison import Comparison
+from gossamer.metrics.conditions import machine_fingerprint
+from gossamer.metrics.latency import compare_latency, measure_latency
+from gossamer.metrics.process import probe_process
+from gossamer.runtimes import resolve_target
+
+LIBRARIES = ("gossamer", "numpy", "onnxruntime")
+_INPUTS = 8
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured.
+
+    Attributes:
+        measurements: latency, throughput, size, load time, first inference, peak memory.
+        comparison: against the other artifact (its ``a``), if one was given.
+        conditions: machine, versions, target.
+    """
+
+    measurements: tuple[Measurement, ...]
+    comparison: Comparison | None
+    conditions: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON value."""
+        return {
+            "measurements": [item.to_json() for item in self.measurements],
+            "comparison": self.comparison.to_json() if self.comparison else None,
+            "conditions": self.conditions,
+        }
+
+
+def bench(artifact: Artifact, against: Artifact | None = None, *, target: str | None = None, seed: int = 0) -> Bench:
+    """Measure an artifact with synthetic inputs of its target's batch size.
+
+    Args:
+        artifact: what to measure.
+        against: another artifact with the same inputs, measured interleaved as the reference.
+        target: ``onnxruntime:cpu,threads=1,batch=32``; the packed one if ``None``.
+        seed: of the inputs and coins.
+
+    Raises:
+        DataError: the two artifacts take different inputs.
+    """
+    packed = artifact.manifest.targets[next(iter(artifact.manifest.targets))].target
+    resolved = resolve_target(target or packed)
+    conditions = {"target": str(resolved), **machine_fingerprint(libraries=LIBRARIES)}
+    inputs = [_synthetic(artifact, resolved, seed + index) for index in range(_INPUTS)]
+
+    def opener(one: Artifact):  # noqa: ANN202 - Callable[[], Executable]
+        def open_() -> Executable:
+            dims = {"batch": resolved.batch} if "batch" in one.signature.dims else None
+            return one.open(str(resolved), dims=dims)
+
+        return open_
+
+    comparison = None
+    if against is not None:
+        if against.signature.inputs != artifact.signature.inputs:
+            raise DataError("comparing two artifacts", got="different inputs", expected="the same names and shapes")
+        comparison = compare_latency(opener(against), opener(artifact), inputs, batch=resolved.batch, seed=seed, conditions=conditions)
+        latency = comparison.b
+    else:
+        latency = measure_latency(opener(artifact), inputs, batch=resolved.batch, conditions=conditions)
+    size = Measurement("size", float(artifact.size_bytes), "B", "lower")
+    return Bench((*latency, size, *_process(artifact, resolved, inputs[0])), comparison, conditions)
+
+
+def _process(artifact: Artifact, target: Target, inputs: dict[str, np.ndarray]) -> tuple[Measurement, ...]:
+    with tempfile.TemporaryDirectory(prefix="gossamer-bench-") as folder:
+        signature, arrays = Path(folder) / "signature.json", Path(folder) / "inputs.npz"
+        signature.write_text(json.dumps(artifact.signature.to_json()), encoding="utf-8")
+        np.savez(arrays, **inputs)
+        return probe_process(probe_command(artifact.deploy_file(), signature, str(target), arrays))
+
+
+def probe_command(model: Path, signature: Path, target: str, inputs: Path) -> list[str]:
+    """The command that measures a model file in a fresh process."""
+    return [sys.executable, "-m", "gossamer.runtimes.probe", str(model), str(signature), target, str(inputs)]
+
+
+def _synthetic(artifact: Artifact, target: Target, seed: int) -> dict[str, np.ndarray]:
+    """Standard normal floats, and whole numbers 0 or 1, which any table of indices and any mask can take."""
+    generator = np.random.default_rng(seed)
+    inputs = {}
+    for spec in artifact.signature.inputs:
+        shape = [dim if isinstance(dim, int) else _size(artifact, dim, target) for dim in spec.shape]
+        floating = spec.dtype.startswith(("float", "bfloat"))
+        values = generator.standard_normal(shape) if floating else generator.integers(0, 2, shape)
+        inputs[spec.name] = values.astype(NUMPY_DTYPES[spec.dtype])
+    return inputs
+
+
+def _size(artifact: Artifact, dim: str, target: Target) -> int:
+    low, high = artifact.signature.dims[dim]
+    wanted = target.batch if dim == "batch" else max(low, 64)
+    return max(low, wanted if high is None else min(wanted, high))

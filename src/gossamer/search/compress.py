@@ -1,0 +1,299 @@
+"""The search of this version: baseline, int8, sensitive layers back to float, then verify, measure, prove.
+
+Whatever replaces the inside keeps the outside: a ``Task`` in, a ``Front`` out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gossamer.core.errors import UnsupportedOp
+from gossamer.core.measurement import Measurement
+from gossamer.metrics.comparison import Comparison
+from gossamer.search.baseline import build_baseline
+from gossamer.search.claims import (
+    METRIC_KINDS,
+    ClauseResult,
+    Predictions,
+    decide_measured_clause,
+    decide_metric_clause,
+    drop_text,
+    flips_of,
+)
+from gossamer.search.evaluation import check_parity, compare_speed, divergence, measure_process, outputs_on, run_kernels
+from gossamer.search.fallback import fewest_in_float, int8_candidate, rank_by_sensitivity
+from gossamer.search.front import Front, Member, fastest_first
+from gossamer.search.task import Candidate, Task, labels_for
+from gossamer.techniques.quantize.calibration import OBSERVERS
+from gossamer.techniques.quantize.int8 import Calibration, Int8, int8_layers
+from gossamer.verification.certificates import power_line
+from gossamer.verification.parity import Parity
+from gossamer.verification.policies import INT8
+from gossamer.verification.verdict import decide
+
+_TYPICAL_DISAGREEMENT = 0.02
+"""Share of samples whose answer int8 changes, for the power line before anything is known: seen 1 to 3 %."""
+
+
+def search(task: Task) -> Front:
+    """Find the members that hold the budget."""
+    run = _Run(task, *_prepare(task))
+    tried: list[Member] = []
+    candidate, calibration, technique = run.best_int8(tried)
+    if candidate is not None and calibration is not None:
+        tried.append(run.judge(candidate))
+        if run.needs_more_precision(candidate):
+            raised = run.raise_precision(candidate, technique, calibration)
+            if raised is not None:
+                tried.append(run.judge(raised))
+    return run.front(tried)
+
+
+@dataclass
+class _Original:
+    """The baseline and what it predicts."""
+
+    candidate: Candidate
+    parity: Parity
+    on_choose: Mapping[str, np.ndarray]
+    on_prove: Mapping[str, np.ndarray]
+
+
+def _prepare(task: Task) -> tuple[_Original, list[str]]:
+    baseline, parity = build_baseline(task)
+    original = _Original(
+        baseline, parity, outputs_on(task, baseline, task.choose), outputs_on(task, baseline, task.prove)
+    )
+    notes = [
+        f"{len(task.calibrate)} samples to calibrate, {len(task.choose)} to choose, {len(task.prove)} to prove",
+    ]
+    drops = [clause for clause in task.budget.clauses if clause.kind == "metric drop" and clause.unit == "pt"]
+    notes += [power_line(len(task.prove), _TYPICAL_DISAGREEMENT, clause.amount) for clause in drops]
+    return original, notes
+
+
+class _Run:
+    """The state of one search."""
+
+    def __init__(self, task: Task, original: _Original, notes: list[str]) -> None:
+        self._task = task
+        self._original = original
+        self._notes = notes
+        self._resolution: float | None = None
+        self._baseline_speed: tuple[Measurement, ...] = ()
+        self._baseline_process = measure_process(task, original.candidate)
+
+    def best_int8(self, tried: list[Member]) -> tuple[Candidate | None, Calibration | None, Int8]:
+        """Plain int8 with the observer whose outputs stay nearest to the original's."""
+        task = self._task
+        task.progress.stage("int8", len(OBSERVERS))
+        found: list[tuple[float, Candidate, Calibration, Int8]] = []
+        for observer in OBSERVERS:
+            technique = Int8(observer=observer)
+            try:
+                calibration = technique.calibrate(task.program, task.calibrate.inputs, task.target)
+            except UnsupportedOp as error:
+                self._notes.append(f"int8 does not apply: {error.got}")
+                return None, None, technique
+            candidate = int8_candidate(task, technique, calibration)
+            distance = divergence(self._original.on_choose, outputs_on(task, candidate, task.choose))
+            found.append((distance, candidate, calibration, technique))
+            task.progress.advance(observer)
+        found.sort(key=lambda item: item[0])
+        best = found[0]
+        others = ", ".join(f"{item[3].observer} {item[0]:.2%}" for item in found)
+        self._notes.append(f"observers by relative output distance: {others}")
+        return best[1], best[2], best[3]
+
+    def _predictions(self, candidate: Candidate, part: str) -> Predictions:
+        task = self._task
+        samples = task.choose if part == "choose" else task.prove
+        before = self._original.on_choose if part == "choose" else self._original.on_prove
+        labels = labels_for(task, samples, before)
+        classes = samples.labels if samples.labels is not None and samples.labels.ndim == 1 else None
+        return Predictions(before, outputs_on(task, candidate, samples), labels, classes, samples.digest)
+
+    def _metric_clauses(self, predictions: Predictions) -> list[ClauseResult]:
+        task = self._task
+        wanted = [clause for clause in task.budget.clauses if clause.kind in METRIC_KINDS]
+        return [decide_metric_clause(clause, task.metric, predictions, task.seed) for clause in wanted]
+
+    def needs_more_precision(self, candidate: Candidate) -> bool:
+        """Whether the point estimates on the choosing samples already miss the budget."""
+        return any(result.short_by > 0 for result in self._metric_clauses(self._predictions(candidate, "choose")))
+
+    def raise_precision(self, whole: Candidate, technique: Int8, calibration: Calibration) -> Candidate | None:
+        """The fewest sensitive layers in float for which the choosing samples miss no clause."""
+        task = self._task
+        ranked = rank_by_sensitivity(task, technique, calibration, whole)
+        found = fewest_in_float(task, technique, calibration, ranked, lambda c: not self.needs_more_precision(c))
+        if found is None:
+            self._notes.append("no choice of layers in float was found that holds the budget on the choosing samples")
+        return found
+
+    def judge(self, candidate: Candidate) -> Member:
+        """Verify, measure and prove one candidate."""
+        task = self._task
+        task.progress.stage(f"{candidate.name}: verify")
+        parity = check_parity(task, candidate, INT8)
+        kernels = run_kernels(task, candidate)
+        placement = _placement_reasons(task, candidate, kernels, parity)
+        task.progress.stage(f"{candidate.name}: measure")
+        comparison = compare_speed(task, self._original.candidate, candidate, self._resolution)
+        self._resolution = comparison.resolution
+        self._baseline_speed = self._baseline_speed or comparison.a
+        measurements = (*comparison.b, *measure_process(task, candidate))
+        task.progress.stage(f"{candidate.name}: prove")
+        predictions = self._predictions(candidate, "prove")
+        clauses = self._metric_clauses(predictions) + self._measured_clauses(measurements, comparison.a)
+        certificates = [result.certificate for result in clauses if result.certificate is not None]
+        verdict = decide(parity, certificates, flips_of(task.metric, predictions))
+        status, reasons = _judge(verdict.kind, verdict.reasons, clauses, self._slower(candidate, comparison))
+        return Member(
+            candidate,
+            status,
+            (*reasons, *(placement if status == "rejected" else ())),
+            task.metric.value(predictions.after, predictions.labels),
+            tuple(clauses),
+            verdict,
+            comparison,
+            measurements,
+            kernels,
+            evidence={
+                "placement": placement,
+                "drop": drop_text(task.metric, predictions, task.seed),
+                **self._evidence(),
+            },
+        )
+
+    def _slower(self, candidate: Candidate, comparison: Comparison) -> list[str]:
+        """Why a candidate is no gain over the baseline; empty if it is one."""
+        baseline = self._original.candidate
+        if comparison.word == "slower":
+            return [f"slower than the baseline: {comparison}"]
+        if comparison.word != "faster" and candidate.size_bytes >= baseline.size_bytes:
+            return [f"neither faster nor smaller than the baseline: {comparison}"]
+        return []
+
+    def _measured_clauses(
+        self, measurements: tuple[Measurement, ...], baseline: tuple[Measurement, ...]
+    ) -> list[ClauseResult]:
+        wanted = [clause for clause in self._task.budget.clauses if clause.kind not in METRIC_KINDS]
+        reference = (*baseline, *self._baseline_process)
+        return [decide_measured_clause(clause, measurements, reference) for clause in wanted]
+
+    def _evidence(self) -> dict[str, object]:
+        task = self._task
+        return {
+            "metric": task.metric.name,
+            "budget": str(task.budget),
+            "target": str(task.target),
+            "data": {
+                "calibrate": task.calibrate.digest,
+                "choose": task.choose.digest,
+                "prove": task.prove.digest,
+                "counts": [len(task.calibrate), len(task.choose), len(task.prove)],
+            },
+            "original_program": task.program.digest,
+            "capture": list(task.program.provenance),
+        }
+
+    def _baseline_member(self) -> Member:
+        """The original as a member: its clauses about the metric hold by definition, the measured ones are measured."""
+        task, original = self._task, self._original
+        labels = labels_for(task, task.prove, original.on_prove)
+        if not self._baseline_speed:
+            comparison = compare_speed(task, original.candidate, original.candidate, None)
+            self._baseline_speed = comparison.a
+        measurements = (*self._baseline_speed, *self._baseline_process)
+        samples = task.prove
+        classes = samples.labels if samples.labels is not None and samples.labels.ndim == 1 else None
+        same = Predictions(original.on_prove, original.on_prove, labels, classes, samples.digest)
+        levels = [
+            decide_metric_clause(clause, task.metric, same, task.seed)
+            for clause in task.budget.clauses
+            if clause.kind == "metric" and clause.unit != "x"
+        ]
+        return Member(
+            original.candidate,
+            "baseline",
+            metric_value=task.metric.value(original.on_prove, labels),
+            clauses=(*levels, *self._measured_clauses(measurements, self._baseline_speed)),
+            verdict=decide(original.parity),
+            measurements=measurements,
+            evidence=self._evidence(),
+        )
+
+    def front(self, tried: list[Member]) -> Front:
+        """Sort what was judged into members and the rest, and choose the best."""
+        task = self._task
+        baseline = self._baseline_member()
+        accepted = fastest_first([member for member in tried if member.status == "accepted"])
+        rest = [member for member in tried if member.status != "accepted"]
+        undecided = fastest_first([member for member in rest if member.status == "undecided"])
+        baseline_holds = all(result.decision == "holds" for result in baseline.clauses)
+        if accepted:
+            best, outcome = accepted[0], "met"
+        elif undecided:
+            best, outcome = undecided[0], "undecided"
+        elif baseline_holds:
+            best, outcome = baseline, "met"
+        else:
+            best = min([*tried, baseline], key=_distance)
+            fails = any(result.decision == "fails" for result in best.clauses) or best.status == "rejected"
+            outcome = "missed" if fails else "undecided"
+        notes = list(self._notes)
+        if task.deadline.passed:
+            notes.append("the time limit passed; optional work was left out")
+        front = Front(
+            (*([baseline] if baseline_holds else []), *accepted),
+            (*rest, *([] if baseline_holds else [baseline])),
+            best,
+            outcome,
+            improved=best.status != "baseline" and outcome != "missed",
+            budget=str(task.budget),
+            metric=task.metric.name,
+            target=str(task.target),
+            notes=tuple(notes),
+        )
+        for member in (*front.members, *front.tried):  # an artifact carries the story of the search it came from
+            member.evidence["search"] = front.report()
+        return front
+
+
+def _distance(member: Member) -> tuple[int, float]:
+    return (member.verdict is None, sum(result.short_by for result in member.clauses))
+
+
+def _judge(kind: str, reasons: tuple[str, ...], clauses: list[ClauseResult], slower: list[str]) -> tuple:
+    """Status and reasons from verdict, clauses and speed."""
+    failed = [f"{result.clause}: {result.found}" for result in clauses if result.decision == "fails"]
+    if kind == "rejected" or failed or slower:
+        own = list(reasons) if kind == "rejected" and not failed else []
+        return "rejected", tuple([*own, *failed, *slower])
+    open_ = [f"{result.clause}: {result.found}" for result in clauses if result.decision == "undecided"]
+    if open_:
+        return "undecided", tuple(open_)
+    return "accepted", ()
+
+
+def _placement_reasons(task: Task, candidate: Candidate, kernels: Mapping[str, str], parity: Parity) -> list[str]:
+    """Layers that should have run in integers and did not, and a signal-to-noise ratio that says the same."""
+    rules = task.target.facts.quantizers
+    if rules is None:
+        return []
+    reasons = [
+        f"{layer} ran in float ({kernels.get(layer, 'not found in the profile')})"
+        for layer in int8_layers(candidate.program)
+        if kernels.get(layer) not in rules.int8_kernels
+    ]
+    worst = parity.worst("real")
+    if worst is not None and worst.sqnr_db < rules.placement_snr_db:
+        reasons.append(
+            f"runtime against simulation: {worst.sqnr_db:.1f} dB, less than the {rules.placement_snr_db:g} dB of a placement "
+            "that the runtime honours"
+        )
+    return reasons

@@ -1,0 +1,95 @@
+"""From a member of the front to an artifact on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from gossamer.artifacts import Artifact, DeployFile, Golden, load_artifact, pack
+from gossamer.core.specs import Signature
+from gossamer.metrics.conditions import machine_fingerprint
+from gossamer.program.interpreter import Interpreter
+from gossamer.program.program import Program
+from gossamer.program.storage import save_program
+from gossamer.program.values import tensor_value
+from gossamer.runtimes import open_deployed, resolve_target
+from gossamer.search.evaluation import LIBRARIES
+
+if TYPE_CHECKING:
+    from gossamer.search.front import Member
+
+GOLDEN_SAMPLES = 4
+
+
+def save_member(member: Member, folder: Path, *, force: bool) -> Artifact:
+    """Pack a member with its evidence, program and golden outputs, and load it back."""
+    program = member.candidate.program
+    target = resolve_target(member.candidate.recipe.target)
+    pack(
+        folder,
+        name=program.name,
+        signature=program.signature,
+        deploys=[DeployFile(target, member.candidate.lowered.model, _precision(member))],
+        recipe=member.candidate.recipe.to_toml(),
+        evidence=_evidence(member),
+        program_writer=lambda inner: save_program(program, inner),
+        golden=_golden(program, member.candidate.recipe.seed),
+        force=force,
+    )
+    return load_artifact(folder, opener=open_deployed)
+
+
+def _precision(member: Member) -> str:
+    name = member.name
+    return "float32" if name == "fp32" else "int8" if name == "int8" else "mixed"
+
+
+def _evidence(member: Member) -> dict[str, Any]:
+    """Groups of the evidence file; what this version does not test is absent, not empty."""
+    return {
+        "status": member.status,
+        "reasons": list(member.reasons),
+        "task": dict(member.evidence),
+        "verdict": member.verdict.to_json() if member.verdict else None,
+        "claims": [result.to_json() for result in member.clauses],
+        "metric_value": member.metric_value,
+        "lowering": {
+            "name_map": {name: list(names) for name, names in member.candidate.lowered.name_map.items()},
+            "quantizers": {name: dict(grid) for name, grid in member.candidate.lowered.quantizers.items()},
+            "kernels": dict(member.kernels),
+        },
+        "performance": {
+            "measurements": [item.to_json() for item in member.measurements],
+            "against_baseline": member.comparison.to_json() if member.comparison else None,
+        },
+        "environment": machine_fingerprint(libraries=LIBRARIES),
+        "provenance": list(member.candidate.program.provenance),
+    }
+
+
+def _golden(program: Program, seed: int) -> Golden:
+    """Synthetic inputs, no samples of the user's, with the interpreter's outputs.
+
+    Floats are standard normal. Whole numbers are 0 or 1: small enough for any table of indices, and valid masks.
+    """
+    generator = np.random.default_rng(seed)
+    inputs: dict[str, np.ndarray] = {}
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    for node in placeholders:
+        value = tensor_value(node)
+        shape = [_size(program.signature, dim) for dim in value.shape]
+        if value.dtype.startswith(("float", "bfloat")):
+            inputs[str(node.target)] = generator.standard_normal(shape).astype(np.float32)
+        else:
+            inputs[str(node.target)] = generator.integers(0, 2, shape)
+    inputs = program.signature.check(inputs)
+    return Golden(inputs, Interpreter(program).run(inputs))
+
+
+def _size(signature: Signature, dim: int | str) -> int:
+    if isinstance(dim, int):
+        return dim
+    low, high = signature.dims[dim]
+    return max(low, GOLDEN_SAMPLES if high is None else min(GOLDEN_SAMPLES, high))

@@ -1,0 +1,111 @@
+"""An artifact checked on this machine: its files, its golden outputs, and the original beside it if that is given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from gossamer.artifacts import Artifact
+from gossamer.core.errors import ArtifactError, OptionError
+from gossamer.core.runnable import Executable
+from gossamer.verification.inputs import Case
+from gossamer.verification.parity import Parity, compare_runnables
+from gossamer.verification.policies import FP32, INT8
+from gossamer.verification.verdict import Verdict, decide
+
+_OPTIONS = frozenset({"weights", "dynamic", "example_inputs", "transform", "metric", "budget"})
+
+
+def recheck(artifact: Artifact, against: Any, data: Any, options: Mapping[str, Any]) -> Verdict:
+    """Re-hash every file and replay the golden inputs; with the original and data, prove the drop again.
+
+    Raises:
+        ArtifactError: a file changed, or the artifact holds no golden data.
+        OptionError: an option that does not exist, or one of ``against`` and ``data`` without the other.
+    """
+    unknown = set(options) - _OPTIONS
+    if unknown or (against is None) != (data is None):
+        got = f"options {sorted(unknown)}" if unknown else "only one of the original and its data"
+        raise OptionError("verifying an artifact", got=got, expected="--against and --data together")
+    artifact.verify_integrity()
+    parity = _replay(artifact)
+    if against is None or parity.verdict == "rejected":
+        return decide(parity)
+    return _against_original(artifact, parity, against, data, options)
+
+
+def _replay(artifact: Artifact) -> Parity:
+    """The deployed file on the golden inputs, against the outputs that the reference interpreter gave when packing."""
+    golden = artifact.golden
+    if golden is None:
+        raise ArtifactError(f"verifying {artifact.folder}", got="no golden data", expected="evidence/golden.npz")
+    recorded = _Recorded(artifact, golden.outputs)
+    (entry,) = artifact.manifest.targets.values()
+    policy = FP32 if entry.precision == "float32" else INT8
+    executable = artifact.open()
+    try:
+        case = Case("golden", "real", golden.inputs)
+        return compare_runnables(recorded, executable, [case], policy, decisions=())
+    finally:
+        executable.close()
+
+
+class _Recorded:
+    """A Runnable that gives recorded outputs."""
+
+    def __init__(self, artifact: Artifact, outputs: Mapping[str, np.ndarray]) -> None:
+        self._artifact = artifact
+        self._outputs = dict(outputs)
+
+    @property
+    def specs(self) -> Any:
+        """The artifact's signature."""
+        return self._artifact.signature
+
+    @property
+    def fingerprint(self) -> str:
+        """Where the outputs come from."""
+        return f"golden outputs of {self._artifact.digest[:16]}"
+
+    def run(self, inputs: Mapping[str, np.ndarray], taps: Any = ()) -> dict[str, np.ndarray]:
+        """The recorded outputs."""
+        return self._outputs
+
+
+def _against_original(artifact: Artifact, parity: Parity, against: Any, data: Any, options: Mapping[str, Any]) -> Verdict:
+    """The metric of original and artifact on the same samples, with the budget that the artifact was made for."""
+    from gossamer.core.extras import require_extra
+
+    require_extra("torch", "compress", "verifying against the original model")
+    from gossamer.datasets.sources import read_samples
+    from gossamer.frontends import read_model
+    from gossamer.metrics import resolve_metric
+    from gossamer.program.interpreter import Interpreter
+    from gossamer.search.claims import METRIC_KINDS, Predictions, decide_metric_clause, flips_of
+    from gossamer.search.setup import example_from, read_budget
+    from gossamer.search.task import predict
+
+    task = artifact.evidence.get("task", {})
+    metric = resolve_metric(options.get("metric") or task.get("metric") or "agreement")
+    budget = read_budget(options.get("budget") or task.get("budget") or "", metric)
+    samples = read_samples(data, transform=options.get("transform"))
+    example = options.get("example_inputs")
+    program = read_model(
+        against,
+        weights=options.get("weights"),
+        example=example if example is not None else example_from(samples),
+        dynamic=options.get("dynamic", "batch"),
+    )
+    samples = samples.matched_to(program.signature)
+    executable: Executable = artifact.open()
+    try:
+        before, after = predict(Interpreter(program), samples), predict(executable, samples)
+    finally:
+        executable.close()
+    labels = samples.require_labels(metric.name) if metric.needs_labels else before
+    predictions = Predictions(before, after, labels, samples.labels, samples.digest)
+    clauses = [clause for clause in budget.clauses if clause.kind in METRIC_KINDS]
+    results = [decide_metric_clause(clause, metric, predictions, seed=0) for clause in clauses]
+    return decide(parity, [r.certificate for r in results if r.certificate is not None], flips_of(metric, predictions))
