@@ -38,7 +38,9 @@ Weights = Annotated[Path | None, typer.Option(help="Weights for file.py:factory:
 Data = Annotated[str, typer.Option(help="Calibration data: .npz, a folder of images by class, or file.py:loader.")]
 Dynamic = Annotated[
     list[str] | None,
-    typer.Option(help="A dim that may vary: INPUT:AXIS=NAME or INPUT:AXIS=NAME=LOW..HIGH; repeatable. 'none' fixes all."),
+    typer.Option(
+        help="A dim that may vary: INPUT:AXIS=NAME or INPUT:AXIS=NAME=LOW..HIGH; repeatable. 'none' fixes all."
+    ),
 ]
 
 
@@ -71,11 +73,17 @@ def compress(  # noqa: PLR0913 - one parameter an option
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the artifact; must not exist.")],
     metric: Annotated[str, typer.Option(help="top1, top5, f1, mae, agreement, or file.py:function.")] = "top1",
-    target: Annotated[str, typer.Option(help="Runtime and device: onnxruntime:cpu,threads=1,batch=32.")] = flow.DEFAULT_TARGET,
+    target: Annotated[
+        str, typer.Option(help="Runtime and device: onnxruntime:cpu,threads=1,batch=32.")
+    ] = flow.DEFAULT_TARGET,
     budget: Annotated[str, typer.Option(help="Limits: 'drop <= 1pt; latency p50 <= 5ms; size <= 2MB'.")] = "",
-    eval_: Annotated[str | None, typer.Option("--eval", help="Labelled data to choose and prove on; else --data is split.")] = None,
+    eval_: Annotated[
+        str | None, typer.Option("--eval", help="Labelled data to choose and prove on; else --data is split.")
+    ] = None,
     weights: Weights = None,
-    transform: Annotated[str | None, typer.Option(help="For image folders: file.py:function from image to array.")] = None,
+    transform: Annotated[
+        str | None, typer.Option(help="For image folders: file.py:function from image to array.")
+    ] = None,
     dynamic: Dynamic = None,
     time: Annotated[str | None, typer.Option(help="Limit for optional work: 20m.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
@@ -107,9 +115,10 @@ def compress(  # noqa: PLR0913 - one parameter an option
     if as_json:
         _print_json(report)
     else:
-        console = Console()
+        console = _console()
         print_front(console, report)
-        console.print(f"nothing was written: loosen the budget, or give more time and data" if front.outcome == "missed" else f"wrote {out}", markup=False)
+        written = f"wrote {out}" if front.outcome != "missed" else "nothing was written: the budget is missed"
+        console.print(written, markup=False)
     raise typer.Exit(_OUTCOME_EXIT[front.outcome])
 
 
@@ -123,21 +132,30 @@ def inspect(
     """Show an artifact: before and after, what was tried, and why. Or the program of a model."""
     if (Path(path) / "manifest.json").exists():
         with flow.load(path) as artifact:
-            summary = {**artifact.summary(), "search": artifact.evidence.get("task", {}).get("search")}
+            facts, evidence = str(artifact), artifact.evidence
+            summary = {"name": artifact.name, "digest": artifact.digest, "size_bytes": artifact.size_bytes}
+            summary |= {"signature": artifact.signature.to_json(), "recipe": artifact.recipe}
+        search = evidence.get("task", {}).get("search")
         if as_json:
-            _print_json(summary)
+            _print_json({**summary, "search": search, "evidence": evidence})
             return
-        console = Console()
-        search = summary.pop("search")
-        print_facts(console, summary)
+        console = _console()
+        console.print(facts, markup=False)
         if search:
             print_front(console, search)
         return
     program = flow.capture(path, flow.example_of(data), weights=weights)
     if as_json:
-        _print_json({"name": program.name, "digest": program.digest, "signature": program.signature.to_json(), "text": str(program)})
+        _print_json(
+            {
+                "name": program.name,
+                "digest": program.digest,
+                "signature": program.signature.to_json(),
+                "text": str(program),
+            }
+        )
     else:
-        Console(soft_wrap=True, highlight=False).print(str(program), markup=False)
+        _console().print(str(program), markup=False)
 
 
 @app.command()
@@ -151,19 +169,25 @@ def verify(
 ) -> None:
     """Check an artifact here: every file, the golden outputs, and the original beside it if given."""
     options = {"weights": weights, "transform": transform} if against else {}
-    verdict = flow.verify(artifact, against, data, **{name: value for name, value in options.items() if value is not None})
+    verdict = flow.verify(
+        artifact, against, data, **{name: value for name, value in options.items() if value is not None}
+    )
     if as_json:
         _print_json(verdict.to_json())
     else:
-        Console(highlight=False, soft_wrap=True).print(str(verdict), markup=False)
+        _console().print(str(verdict), markup=False)
     raise typer.Exit(0 if verdict.passed else EXIT_UNDECIDED if verdict.kind == "undecided" else EXIT_MISSED)
 
 
 @app.command()
 def bench(
     artifact: Annotated[Path, typer.Argument(help="An artifact folder.")],
-    against: Annotated[Path | None, typer.Option(help="Another artifact, measured interleaved as the reference.")] = None,
-    target: Annotated[str | None, typer.Option(help="Other threads or batch: onnxruntime:cpu,threads=1,batch=32.")] = None,
+    against: Annotated[
+        Path | None, typer.Option(help="Another artifact, measured interleaved as the reference.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Other threads or batch: onnxruntime:cpu,threads=1,batch=32.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure an artifact on this machine, alone or beside another one."""
@@ -171,7 +195,7 @@ def bench(
     if as_json:
         _print_json(result.to_json())
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = _console()
     for item in result.measurements:
         console.print(f"  {item}", markup=False)
     if result.comparison is not None:
@@ -196,21 +220,21 @@ def apply(  # noqa: PLR0913 - one parameter an option
         changed = flow.apply(program, recipe, data, target=target, progress=progress)
     flow.save(changed, out, force=force)
     facts = {"program": str(out), "before": program.digest, "after": changed.digest}
-    _print_json(facts) if as_json else print_facts(Console(), facts)
+    _print_json(facts) if as_json else print_facts(_console(), facts)
 
 
 @app.command()
 def targets(as_json: Json = False) -> None:
     """List the targets: runtimes, devices, precisions."""
     rows = flow.targets()
-    _print_json(rows) if as_json else print_rows(Console(), rows)
+    _print_json(rows) if as_json else print_rows(_console(), list(rows[0]), [list(row.values()) for row in rows])
 
 
 @app.command()
 def techniques(as_json: Json = False) -> None:
     """List the techniques and their options."""
     rows = flow.techniques()
-    _print_json(rows) if as_json else print_rows(Console(), rows)
+    _print_json(rows) if as_json else print_rows(_console(), list(rows[0]), [list(row.values()) for row in rows])
 
 
 @app.command()
@@ -221,7 +245,7 @@ def doctor(as_json: Json = False) -> None:
         _print_json(facts)
         return
     for title, group in facts.items():
-        print_facts(Console(), group, title)
+        print_facts(_console(), group, title)
 
 
 @app.command()
@@ -239,7 +263,7 @@ def demo(
     if as_json:
         _print_json(report)
         return
-    console = Console()
+    console = _console()
     print_front(console, report)
     console.print(f"wrote {out}; run it with: gossamer.load({str(out)!r})(images)", markup=False)
 
@@ -248,8 +272,14 @@ def _progress() -> TerminalProgress:
     return TerminalProgress(Console(stderr=True))
 
 
+def _console() -> Console:
+    """Standard output: as wide as the terminal, wide enough for the tables elsewhere."""
+    console = Console(highlight=False, soft_wrap=True)
+    return console if console.is_terminal else Console(highlight=False, soft_wrap=True, width=140)
+
+
 def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, sort_keys=True, default=str) + "\n")
+    sys.stdout.write(json.dumps(value, indent=1, default=str) + "\n")
 
 
 def _dynamic(texts: list[str] | None) -> Any:
@@ -263,6 +293,11 @@ def _dynamic(texts: list[str] | None) -> Any:
         place, equals, dim = text.partition("=")
         name, colon, axis = place.rpartition(":")
         if not (name and colon and equals and dim and axis.isdigit()):
-            raise OptionError(f"reading --dynamic {text!r}", got=text, expected="INPUT:AXIS=NAME or INPUT:AXIS=NAME=LOW..HIGH", try_="ids:1=seq=2..512")
+            raise OptionError(
+                f"reading --dynamic {text!r}",
+                got=text,
+                expected="INPUT:AXIS=NAME or INPUT:AXIS=NAME=LOW..HIGH",
+                try_="ids:1=seq=2..512",
+            )
         dims.setdefault(name, {})[int(axis)] = dim
     return dims

@@ -105,7 +105,9 @@ def compress(  # noqa: PLR0913 - the one verb with all the knobs
         return search(task)
 
 
-def apply(program: Program, recipe: Any, data: Source, *, target: str = "", progress: Progress | None = None) -> Program:
+def apply(
+    program: Program, recipe: Any, data: Source, *, target: str = "", progress: Progress | None = None
+) -> Program:
     """Replay a recipe (a ``Recipe``, its TOML text, or a file) on a program, without a search.
 
     Raises:
@@ -220,7 +222,7 @@ def doctor() -> dict[str, dict[str, Any]]:
     noise = noise_probe()
     return {
         "machine": machine_fingerprint(libraries=("gossamer", "numpy", "onnxruntime", "torch", "onnx")),
-        "noise": {"verdict": noise.verdict, "p90 over p50": f"{noise.ratio:.2f}"},
+        "noise": {"verdict": noise.word, "p90 over p50": f"{noise.ratio:.2f}"},
         "load": contention().to_json(),
         "runtimes": {row["target"]: row["installed"] for row in targets()},
     }

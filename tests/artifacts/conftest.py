@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from gossamer.core.target import Target
 WEIGHT = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def signature() -> Signature:
     return Signature(
         (TensorSpec("x", "float32", ("batch", 2)),), (TensorSpec("y", "float32", ("batch", 3)),), {"batch": (1, 64)}
@@ -45,7 +46,7 @@ def write_program(folder: Path) -> None:
     (folder / "tensors.safetensors").write_bytes(b"tensors")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make(signature: Signature, model_bytes: bytes) -> Callable[..., Manifest]:
     """Packs the tiny model; keywords replace the arguments of ``pack``."""
 
@@ -65,8 +66,14 @@ def make(signature: Signature, model_bytes: bytes) -> Callable[..., Manifest]:
     return make
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory: pytest.TempPathFactory, make: Callable[..., Manifest]) -> Path:
+    folder = tmp_path_factory.mktemp("packed") / "small"
+    make(folder)
+    return folder
+
+
 @pytest.fixture
-def small(tmp_path: Path, make: Callable[..., Manifest]) -> Path:
-    """A packed artifact."""
-    make(tmp_path / "small")
-    return tmp_path / "small"
+def small(tmp_path: Path, template: Path) -> Path:
+    """A packed artifact of this test's own."""
+    return Path(shutil.copytree(template, tmp_path / "small"))

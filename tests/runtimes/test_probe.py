@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from gossamer.core.errors import DataError, ModelError, UnknownName
+from gossamer.core.errors import DataError, MissingExtra, ModelError, UnknownName
 from gossamer.core.specs import Signature, TensorSpec
 from gossamer.metrics.process import PROBE_FIELDS, probe_process
 from gossamer.runtimes import KNOWN, import_runtime, open_executable, probe, resolve_target
@@ -66,7 +66,7 @@ def test_one_line_of_json_and_nothing_else(files):
 
 
 def test_the_high_water_mark_is_not_the_parents():
-    held = np.ones(2**25)  # 256 MiB, which getrusage in the child would report
+    held = np.ones(2**24)  # 128 MiB, which getrusage in the child would report
     code = "from gossamer.runtimes.probe import peak_rss_bytes; print(peak_rss_bytes())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert int(done.stdout) < held.nbytes < probe.peak_rss_bytes()
@@ -138,3 +138,9 @@ def test_an_unknown_runtime():
     target = resolve_target("onnxruntime")
     with pytest.raises(UnknownName, match="runtime 'other'"):
         import_runtime(type(target)("other"))
+
+
+def test_a_runtime_that_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gossamer.runtimes.onnxruntime.runtime", None)
+    with pytest.raises(MissingExtra, match=r"importing onnxruntime[\s\S]*pip install 'gossamer'"):
+        import_runtime(resolve_target("onnxruntime"))

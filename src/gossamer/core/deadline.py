@@ -16,7 +16,9 @@ def parse_duration(text: str) -> float:
     """Seconds of a text such as ``90s``, ``20m`` or ``1.5h``."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)\s*", text)
     if match is None or float(match[1]) <= 0:
-        raise OptionError("reading a time limit", got=repr(text), expected="a positive number and s, m or h", try_="20m")
+        raise OptionError(
+            "reading a time limit", got=repr(text), expected="a positive number and s, m or h", try_="20m"
+        )
     return float(match[1]) * _SECONDS[match[2]]
 
 

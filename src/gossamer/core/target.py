@@ -22,12 +22,10 @@ class Scheme:
     Attributes:
         dtype: ``uint8`` or ``int8``.
         symmetric: the zero point is 0 (signed codes then leave out -128).
-        granularity: one scale per ``tensor``, or one per output ``channel``.
     """
 
     dtype: Literal["uint8", "int8"]
     symmetric: bool
-    granularity: Literal["tensor", "channel"]
 
     @property
     def code_range(self) -> tuple[int, int]:
@@ -45,12 +43,14 @@ class OpPlacement:
         inputs: a pair on every activation input.
         output: a pair on the result, after the activation function fused with it.
         bias: ``int32`` codes with scale (input scale x weight scale), or left in ``float``.
+        weight: one scale per ``tensor``, or one per output ``channel``.
         when: ``always``, or ``inputs_quantized``: only where every activation input already comes from a pair.
     """
 
     inputs: bool
     output: bool
     bias: Literal["int32", "float"] = "float"
+    weight: Literal["tensor", "channel"] = "channel"
     when: Literal["always", "inputs_quantized"] = "always"
 
 
@@ -59,7 +59,7 @@ class QuantizerPlacement:
     """The quantizer rules of a target.
 
     Attributes:
-        activation: scheme of activations.
+        activation: scheme of activations, one scale per tensor.
         weight: scheme of weights.
         ops: placement by op class; the classes are those of ``gossamer.program.dialect.op_class``.
         fused_activations: ops that the runtime folds into the op before them, so that the pair goes behind them.

@@ -82,7 +82,9 @@ def train_network(images: np.ndarray, labels: np.ndarray, progress: Progress, ep
     return network.eval()
 
 
-def run_demo(out: Path, *, force: bool = False, progress: Progress | None = None, epochs: int = EPOCHS) -> dict[str, Any]:
+def run_demo(
+    out: Path, *, force: bool = False, progress: Progress | None = None, epochs: int = EPOCHS
+) -> dict[str, Any]:
     """Train, compress for ONNX Runtime, save to ``out``, load it back and run it; returns the report of the search."""
     progress = progress or Silent()
     images, labels = load_digits()

@@ -305,7 +305,7 @@ def _attribute(module: nn.Module, name: str) -> Tensor:
 def _output_names(exported: ExportedProgram, count: int) -> list[str]:
     """Keys of a mapping or dataclass, ``output`` for a single tensor, else ``output_0``, ``output_1``, ..."""
     spec = exported.call_spec.out_spec
-    if spec is None or count == 1 and spec.is_leaf():
+    if spec is None or (count == 1 and spec.is_leaf()):
         return ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
     tree = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
     leaves, _ = pytree.tree_flatten_with_path(tree)

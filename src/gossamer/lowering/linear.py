@@ -11,7 +11,7 @@ from torch import fx
 from gossamer.lowering.call import Call
 from gossamer.lowering.emitter import Emitter
 from gossamer.lowering.pointwise import Rule
-from gossamer.lowering.quantization import padded_channels
+from gossamer.lowering.quantization import looked_up_rows, padded_channels
 from gossamer.program.dialect import aten
 from gossamer.program.values import TORCH_DTYPES, tensor_value
 
@@ -55,7 +55,8 @@ def _matmul(e: Emitter, call: Call) -> str:
 
 
 def _embedding(e: Emitter, call: Call) -> str:
-    return e.op("Gather", [e.full(call.tensor("weight")), e.full(call.tensor("indices"))], axis=0)
+    rows = looked_up_rows(e, call)
+    return rows or e.op("Gather", [e.full(call.tensor("weight")), e.full(call.tensor("indices"))], axis=0)
 
 
 def _if_given(e: Emitter, node: fx.Node | None) -> list[str]:

@@ -143,4 +143,16 @@ def padded_channels(e: Emitter, conv: Call) -> tuple[str, str] | None:
     )
 
 
+def looked_up_rows(e: Emitter, embedding: Call) -> str | None:
+    """Rows of an embedding quantized as a whole, or ``None`` if it is not: looked up as codes, then scaled.
+
+    Scaling the table first would touch every row at every run.
+    """
+    weight = _quantizer_of(embedding.tensor("weight"))
+    if weight is None or weight["axis"] is not None:
+        return None
+    codes = e.op("Gather", [e.full(weight.node), e.full(embedding.tensor("indices"))], axis=0)
+    return e.op("DequantizeLinear", [codes, *_parameters(e, weight)])
+
+
 RULES: Mapping[Any, Rule] = {dialect.quantize: _quantize, dialect.dequantize: _dequantize}

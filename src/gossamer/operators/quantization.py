@@ -45,13 +45,13 @@ def _dequantize_fake(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int
     return torch.empty_like(codes)
 
 
-def _quantize_setup(ctx, inputs, output) -> None:  # noqa: ANN001 - torch's own calling convention
+def _quantize_setup(ctx, inputs, output) -> None:
     x, scale, zero_point, axis, low, high = inputs
     ctx.save_for_backward(x, scale, zero_point)
     ctx.axis, ctx.low, ctx.high = axis, low, high
 
 
-def _quantize_backward(ctx, grad: Tensor):  # noqa: ANN001, ANN202 - torch's own calling convention
+def _quantize_backward(ctx, grad: Tensor):
     x, scale, zero_point = ctx.saved_tensors
     step, zero = broadcast_along(scale, x, ctx.axis), broadcast_along(zero_point, x, ctx.axis)
     codes = torch.round(x / step) + zero
@@ -60,13 +60,13 @@ def _quantize_backward(ctx, grad: Tensor):  # noqa: ANN001, ANN202 - torch's own
     return inside / step, grad_scale, _sum_to(inside, zero_point, ctx.axis), None, None, None
 
 
-def _dequantize_setup(ctx, inputs, output) -> None:  # noqa: ANN001 - torch's own calling convention
+def _dequantize_setup(ctx, inputs, output) -> None:
     codes, scale, zero_point, axis = inputs
     ctx.save_for_backward(codes, scale, zero_point)
     ctx.axis = axis
 
 
-def _dequantize_backward(ctx, grad: Tensor):  # noqa: ANN001, ANN202 - torch's own calling convention
+def _dequantize_backward(ctx, grad: Tensor):
     codes, scale, zero_point = ctx.saved_tensors
     step, zero = broadcast_along(scale, codes, ctx.axis), broadcast_along(zero_point, codes, ctx.axis)
     grad_scale = _sum_to(grad * (codes - zero), scale, ctx.axis)

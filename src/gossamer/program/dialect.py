@@ -112,10 +112,10 @@ def op_name(target: Any) -> str:
 
 def bound_arguments(node: fx.Node) -> dict[str, Any]:
     """All arguments of a call by their schema names, defaults filled in."""
-    if not isinstance(node.target, torch._ops.OpOverload):  # noqa: SLF001 - the type has no public name
+    if not isinstance(node.target, torch._ops.OpOverload):
         return {str(index): argument for index, argument in enumerate(node.args)}
     bound: dict[str, Any] = {}
-    for index, argument in enumerate(node.target._schema.arguments):  # noqa: SLF001 - the schema has no public accessor
+    for index, argument in enumerate(node.target._schema.arguments):
         if index < len(node.args) and not argument.kwarg_only:
             bound[argument.name] = node.args[index]
         elif argument.name in node.kwargs:

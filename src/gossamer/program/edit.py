@@ -36,21 +36,21 @@ class Edit:
         """The copy of a node of the original program, given as node or name."""
         return self._by_name[original] if isinstance(original, str) else self._nodes[original]
 
-    def after(  # noqa: PLR0913 - a node has this many parts
+    def after(
         self, anchor: fx.Node, name: str, target: Any, args: tuple[Any, ...], value: Value, module: str | None = None
     ) -> fx.Node:
         """Insert a call right behind ``anchor``; its module and source line are those of ``anchor`` unless given."""
         with self.graph.inserting_after(anchor):
             return self._create(name, target, args, value, anchor, module)
 
-    def before(  # noqa: PLR0913 - a node has this many parts
+    def before(
         self, anchor: fx.Node, name: str, target: Any, args: tuple[Any, ...], value: Value, module: str | None = None
     ) -> fx.Node:
         """Insert a call right before ``anchor``."""
         with self.graph.inserting_before(anchor):
             return self._create(name, target, args, value, anchor, module)
 
-    def _create(  # noqa: PLR0913
+    def _create(
         self, name: str, target: Any, args: tuple[Any, ...], value: Value, anchor: fx.Node, module: str | None
     ) -> fx.Node:
         node = self.graph.create_node("call_function", target, args, {}, name=name)

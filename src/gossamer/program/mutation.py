@@ -105,16 +105,11 @@ def view_writer(target: Any, args: tuple[Any, ...], n: Normalizer) -> Callable[[
     return None
 
 
-VIEWS = frozenset(
-    {
-        aten.slice.Tensor, aten.select.int, aten.view.default, aten.reshape.default, aten.unsqueeze.default,
-        aten.squeeze.dim, aten.squeeze.default, aten.squeeze.dims, aten.flatten.using_ints, aten.unflatten.int,
-        aten.transpose.int, aten.t.default, aten.permute.default, aten.expand.default, aten.split.Tensor,
-        aten.split_with_sizes.default, aten.chunk.default, aten.unbind.int, aten.view_as.default,
-        aten.expand_as.default, aten.movedim.int, aten.narrow.default, aten.numpy_T.default, aten.diagonal.default,
-    }
-)  # fmt: skip
-"""Captured operations whose result may share memory with their first argument."""
+def may_share_memory(node: fx.Node) -> bool:
+    """Whether the result of a captured call may share memory with its first argument: its schema says so."""
+    schema = getattr(node.target, "_schema", None)
+    alias = schema.arguments[0].alias_info if schema is not None and schema.arguments else None
+    return alias is not None and not alias.is_write
 
 
 def is_mutation(node: fx.Node) -> bool:

@@ -21,7 +21,7 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from gossamer.core.errors import CaptureError, UnsupportedOp
 from gossamer.program import dialect
-from gossamer.program.mutation import VIEWS, Cell, is_mutation, read, view_writer, write
+from gossamer.program.mutation import Cell, is_mutation, may_share_memory, read, view_writer, write
 from gossamer.program.rewrites import ALIASES, IGNORED, REWRITES
 from gossamer.program.values import TensorValue, value_of
 
@@ -87,13 +87,13 @@ class Normalizer:
         self._size_nodes: dict[tuple[fx.Node, int], fx.Node] = {}
         self._origin: fx.Node | None = None
 
-    def walk(self, module: fx.GraphModule, inputs: list[Any] | None) -> list[Any]:
-        """Rewrite all nodes of a module; ``inputs`` are given for an inlined submodule. Returns the output nodes."""
+    def walk(self, module: fx.GraphModule, inputs: list[Cell] | None) -> list[Any]:
+        """Rewrite all nodes of a module; an inlined submodule is given its ``inputs``. Returns the output nodes."""
         cells: dict[fx.Node, Cell] = {}
         given = iter(inputs or ())
         for node in module.graph.nodes:
             if node.op == "placeholder":
-                cells[node] = Cell(next(given)) if inputs is not None else self._placeholder(node)
+                cells[node] = next(given) if inputs is not None else self._placeholder(node)
             elif node.op == "get_attr":
                 cells[node] = self._attribute(module, node)
             elif node.op == "output":
@@ -139,19 +139,20 @@ class Normalizer:
         self._require_known_sizes(node)
         args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: _Boxed(read(cells[used])))
         args, kwargs = _unbox(args), _unbox(kwargs)
-        if isinstance(node.target, torch._ops.HigherOrderOperator):  # noqa: SLF001 - the type has no public name
-            cells[node] = Cell(self._inline(node, args))
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            cells[node] = Cell(self._inline(node, args, cells))
             return
         source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
         if is_mutation(node) and source is not None:
             value = self.apply(_functional(node, args), *args, **kwargs)
+            value = self.apply(dialect.aten.to.dtype, value, self.dtype(args[0]))  # a tensor keeps its dtype in place
             write(cells[source], value, source_line(node))
             cells[node] = cells[source]
             return
         value = self.apply(node.target, *args, **kwargs)
-        if source is not None and value is args[0] and (node.target in ALIASES or node.target in VIEWS):
+        if source is not None and value is args[0] and self._shares_memory(node, source):
             cells[node] = cells[source]  # the same tensor under another name
-        elif source is not None and node.target in VIEWS:
+        elif source is not None and self._shares_memory(node, source):
             base, rest = cells[source], args[1:]
             cells[node] = Cell(
                 value,
@@ -173,6 +174,15 @@ class Normalizer:
         else:
             cells[node] = Cell(value)
 
+    def _shares_memory(self, node: fx.Node, source: fx.Node) -> bool:
+        """Whether a call yields a view of its first argument: ``reshape`` and ``contiguous`` do so for some strides only."""
+        if not may_share_memory(node) or not isinstance(source.meta.get("val"), torch.Tensor):
+            return False
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: _Boxed(used.meta["val"]))
+        result = self._run_on_fakes(node.target, _unbox(args), _unbox(kwargs))
+        first = result[0] if isinstance(result, tuple | list) else result
+        return first.untyped_storage()._cdata == source.meta["val"].untyped_storage()._cdata
+
     @staticmethod
     def _require_known_sizes(node: fx.Node) -> None:
         if free_unbacked_symbols(node.meta.get("val")):
@@ -185,11 +195,12 @@ class Normalizer:
                 try_="avoid .item(), nonzero and boolean indexing: use masks of a fixed shape and torch.where",
             )
 
-    def _inline(self, node: fx.Node, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _inline(self, node: fx.Node, args: tuple[Any, ...], cells: dict[fx.Node, Cell]) -> tuple[Any, ...]:
         name = str(node.target)
         if name == "wrap_with_set_grad_enabled" or (name == "wrap_with_autocast" and args[2] is False):
             at = next(i for i, argument in enumerate(args) if isinstance(argument, fx.GraphModule))
-            return tuple(self.walk(args[at], list(args[at + 1 :])))
+            given = [cells[arg] if isinstance(arg, fx.Node) else Cell(arg) for arg in node.args[at + 1 :]]
+            return tuple(self.walk(args[at], given))
         raise UnsupportedOp(
             "rewriting the captured graph",
             got=f"{name} in module {module_path(node)!r} ({source_line(node)})",
@@ -284,7 +295,7 @@ class Normalizer:
     def _name(self, target: Any) -> str:
         path, layer = _module_of(self._origin)
         base = re.sub(r"\W", "_", path)
-        plain = base and _PLAIN_LAYERS.match(layer) and self._origin is not None and self._origin.target not in VIEWS
+        plain = base and _PLAIN_LAYERS.match(layer) and self._origin is not None and not may_share_memory(self._origin)
         return base if plain else "_".join(part for part in (base, dialect.op_name(target)) if part)
 
 
@@ -340,7 +351,7 @@ def _same(value: Any, default: Any) -> bool:
 
 def _functional(node: fx.Node, args: tuple[Any, ...]) -> Any:
     """The out-of-place operation of an in-place one: ``add_.Tensor`` -> ``add.Tensor``; a fill or copy is handled as such."""
-    name, overload = str(node.target._schema.name).partition("::")[2], node.target._overloadname  # noqa: SLF001
+    name, overload = str(node.target._schema.name).partition("::")[2], node.target._overloadname
     packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
     if name == "__iand__":
         packet = torch.ops.aten.__and__

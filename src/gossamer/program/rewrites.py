@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 IGNORED = frozenset(
     {
-        aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten._assert_async.msg,  # noqa: SLF001
+        aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten._assert_async.msg,
         aten.sym_constrain_range.default, aten.sym_constrain_range_for_size.default,
     }
 )  # fmt: skip
@@ -291,10 +291,11 @@ def _conv_same(
     padding: str = "valid",
     dilation: Any = 1,
     groups: int = 1,
-) -> fx.Node:  # noqa: E501, PLR0913 - the schema of the operation
+) -> fx.Node:
     kernel = n.shape(weight)[2:]
-    dilations = (
-        [dilation] * len(kernel) if isinstance(dilation, int) else list(dilation) * (len(kernel) // len(dilation) or 1)
+    strides, dilations = (
+        [value] * len(kernel) if isinstance(value, int) else list(value) * (len(kernel) // len(value) or 1)
+        for value in (stride, dilation)
     )
     totals = [d * (int(k) - 1) if padding == "same" else 0 for d, k in zip(dilations, kernel, strict=True)]
     conv = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}[len(kernel)]
@@ -303,7 +304,7 @@ def _conv_same(
             aten.pad.default, x, [side for total in reversed(totals) for side in (total // 2, total - total // 2)]
         )
         totals = [0] * len(kernel)
-    return n.emit(conv, x, weight, bias, stride, [total // 2 for total in totals], dilation, groups)
+    return n.emit(conv, x, weight, bias, strides, [total // 2 for total in totals], dilations, groups)
 
 
 def _adaptive_avg_pool(n: Normalizer, x: fx.Node, output_size: Any) -> fx.Node:
@@ -326,6 +327,10 @@ def _mean_all(op: Any) -> Callable[..., fx.Node]:
         return n.emit(op, _cast(n, x, dtype), list(range(len(n.shape(x)))))
 
     return rewrite
+
+
+def _extreme_all(op: Any) -> Callable[..., fx.Node]:
+    return lambda n, x: n.emit(op, x, list(range(len(n.shape(x)))))
 
 
 def _any_all(op: Any) -> Callable[..., fx.Node]:
@@ -361,7 +366,7 @@ def _instance_norm(
     _momentum: float,
     eps: float,
     _cudnn: bool,
-) -> fx.Node:  # noqa: E501, FBT001, PLR0913 - the schema of the operation
+) -> fx.Node:
     if not use_input:
         return n.emit(aten.batch_norm.default, x, weight, bias, mean, var, False, 0.1, eps, False)
     return n.emit(aten.group_norm.default, x, n.shape(x)[1], weight, bias, eps)
@@ -371,7 +376,7 @@ def _contiguous(n: Normalizer, x: fx.Node, **_: Any) -> fx.Node:
     return x
 
 
-def _norm(n: Normalizer, x: fx.Node, p: Any = 2, axes: Any = None, keepdim: bool = False, **_: Any) -> fx.Node:  # noqa: FBT001, FBT002 - schema
+def _norm(n: Normalizer, x: fx.Node, p: Any = 2, axes: Any = None, keepdim: bool = False, **_: Any) -> fx.Node:
     return n.emit(aten.linalg_vector_norm.default, x, 2 if p is None else p, axes, keepdim)
 
 
@@ -386,10 +391,19 @@ def _std(n: Normalizer, x: fx.Node, axes: Any = None, *, correction: Any = None,
     return n.emit(aten.sqrt.default, n.emit(aten.var.correction, x, axes, correction=correction, keepdim=keepdim))
 
 
+def _unbiased(rewrite: Callable[..., fx.Node]) -> Callable[..., fx.Node]:
+    """``var.dim`` and ``std.dim``, which say ``unbiased`` where the newer spelling says ``correction``."""
+
+    def older(n: Normalizer, x: fx.Node, axes: Any, unbiased: bool = True, keepdim: bool = False) -> fx.Node:
+        return rewrite(n, x, axes, correction=int(unbiased), keepdim=keepdim)
+
+    return older
+
+
 def _extreme(values: Any, indices: Any) -> Callable[..., tuple[Any, Any]]:
     """``max.dim`` and ``min.dim``: values and indices as two calls; the one that nobody reads is dropped."""
 
-    def rewrite(n: Normalizer, x: fx.Node, axis: int, keepdim: bool = False) -> tuple[Any, Any]:  # noqa: FBT001, FBT002 - schema
+    def rewrite(n: Normalizer, x: fx.Node, axis: int, keepdim: bool = False) -> tuple[Any, Any]:
         return n.emit(values, x, [axis], keepdim), n.emit(indices, x, axis, keepdim)
 
     return rewrite
@@ -402,12 +416,15 @@ def _bounded(low: float, high: float) -> Callable[..., fx.Node]:
 REWRITES: Mapping[Any, Callable[..., Any]] = {
     aten.view.default: _reshape,
     aten.reshape.default: _reshape,
-    aten._unsafe_view.default: _reshape,  # noqa: SLF001
+    aten._unsafe_view.default: _reshape,
     aten.view_as.default: lambda n, x, other: _reshape(n, x, n.sizes(other)),
     aten.flatten.using_ints: _flatten,
+    aten.ravel.default: _flatten,
     aten.unflatten.int: _unflatten,
     aten.permute.default: _permute,
     aten.transpose.int: _transpose,
+    aten.swapaxes.default: _transpose,
+    aten.swapdims.default: _transpose,
     aten.t.default: _reverse_axes,
     aten.numpy_T.default: _reverse_axes,
     aten.mT.default: lambda n, x: _transpose(n, x, -1, -2),
@@ -435,7 +452,7 @@ REWRITES: Mapping[Any, Callable[..., Any]] = {
     aten.to.dtype_layout: _cast_keyword,
     aten.to.device: _cast_device,
     aten.to.other: _cast_like,
-    aten._to_copy.default: _cast_keyword,  # noqa: SLF001
+    aten._to_copy.default: _cast_keyword,
     aten.type_as.default: _cast_like,
     aten.clone.default: lambda n, x, **_: x,
     aten.lift_fresh_copy.default: lambda n, x: x,
@@ -476,6 +493,7 @@ REWRITES: Mapping[Any, Callable[..., Any]] = {
     aten.clamp_max.default: lambda n, x, high: n.emit(aten.clamp.default, x, None, high),
     aten.__and__.Tensor: _logical(aten.logical_and.default, "&"),
     aten.__or__.Tensor: _logical(aten.logical_or.default, "|"),
+    aten.__xor__.Tensor: _logical(aten.logical_xor.default, "^"),
     aten.bitwise_and.Tensor: _logical(aten.logical_and.default, "&"),
     aten.bitwise_or.Tensor: _logical(aten.logical_or.default, "|"),
     aten.bitwise_xor.Tensor: _logical(aten.logical_xor.default, "^"),
@@ -501,12 +519,16 @@ REWRITES: Mapping[Any, Callable[..., Any]] = {
     aten.upsample_bicubic2d.vec: _upsample(aten.upsample_bicubic2d.vec),
     aten.relu6.default: _bounded(0.0, 6.0),
     aten.glu.default: _glu,
-    aten._weight_norm.default: _weight_norm,  # noqa: SLF001
+    aten._weight_norm.default: _weight_norm,
     aten.instance_norm.default: _instance_norm,
     aten.norm.ScalarOpt_dim: _norm,
     aten.softmax.int: _softmax(aten.softmax.int),
     aten.log_softmax.int: _softmax(aten.log_softmax.int),
     aten.std.correction: _std,
+    aten.std.dim: _unbiased(_std),
+    aten.var.dim: _unbiased(_to(aten.var.correction)),
+    aten.max.default: _extreme_all(aten.amax.default),
+    aten.min.default: _extreme_all(aten.amin.default),
     aten.max.dim: _extreme(aten.amax.default, aten.argmax.default),
     aten.min.dim: _extreme(aten.amin.default, aten.argmin.default),
     aten.select_scatter.default: _to(aten.select_scatter.default),

@@ -13,20 +13,22 @@ from rich.text import Text
 _STYLES = {"accepted": "green", "exact": "green", "equivalent": "green", "undecided": "yellow", "rejected": "red"}
 
 
-def print_rows(console: Console, rows: Sequence[Mapping[str, str]], title: str = "") -> None:
-    """A table of rows that share their columns; empty columns are left out, verdicts are coloured."""
-    columns = [column for column in rows[0] if any(row[column] for row in rows)] if rows else []
+def print_rows(console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], title: str = "") -> None:
+    """A table; empty columns are left out, verdicts are coloured."""
+    used = [index for index in range(len(columns)) if any(row[index] for row in rows)]
     table = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    for index in used:
+        table.add_column(columns[index], overflow="fold")
     for row in rows:
-        table.add_row(*(Text(row[column], style=_STYLES.get(row[column], "")) for column in columns))
+        table.add_row(*(Text(row[index], style=_STYLES.get(row[index], "")) for index in used))
     console.print(table)
 
 
 def print_front(console: Console, front: Mapping[str, Any]) -> None:
     """The before/after table of a search (``Front.report()``), with what was tried and why it lost."""
-    print_rows(console, front["rows"], title=f"{front['target']}   budget: {front['budget'] or 'none'}")
+    print_rows(
+        console, front["columns"], front["rows"], title=f"{front['target']}   budget: {front['budget'] or 'none'}"
+    )
     style = {"met": "green", "undecided": "yellow", "missed": "red"}[front["outcome"]]
     console.print(Text(front["summary"], style=style))
     for name, reasons in front["tried"].items():

@@ -60,9 +60,7 @@ def open_executable(
     return import_runtime(target)(path, specs, target, dims=dims)
 
 
-def open_deployed(
-    path: Path, specs: Signature, target: str, dims: Mapping[str, int] | None = None
-) -> Executable:
+def open_deployed(path: Path, specs: Signature, target: str, dims: Mapping[str, int] | None = None) -> Executable:
     """``open_executable`` for a target given as text: the opener that artifacts are loaded with."""
     return open_executable(path, specs, resolve_target(target), dims=dims)
 

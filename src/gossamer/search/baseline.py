@@ -21,5 +21,7 @@ def build_baseline(task: Task) -> tuple[Candidate, Parity]:
     candidate = lower_candidate(task, "fp32", task.program, recipe)
     parity = check_parity(task, candidate, FP32)
     if parity.verdict == "rejected":
-        raise InternalError(f"lowering {task.program.name} in float", got=str(parity), expected="parity with the program")
+        raise InternalError(
+            f"lowering {task.program.name} in float", got=str(parity), expected="parity with the program"
+        )
     return candidate, parity

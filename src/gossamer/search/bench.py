@@ -67,7 +67,7 @@ def bench(artifact: Artifact, against: Artifact | None = None, *, target: str | 
     conditions = {"target": str(resolved), **machine_fingerprint(libraries=LIBRARIES)}
     inputs = [_synthetic(artifact, resolved, seed + index) for index in range(_INPUTS)]
 
-    def opener(one: Artifact):  # noqa: ANN202 - Callable[[], Executable]
+    def opener(one: Artifact):
         def open_() -> Executable:
             dims = {"batch": resolved.batch} if "batch" in one.signature.dims else None
             return one.open(str(resolved), dims=dims)
@@ -78,7 +78,9 @@ def bench(artifact: Artifact, against: Artifact | None = None, *, target: str | 
     if against is not None:
         if against.signature.inputs != artifact.signature.inputs:
             raise DataError("comparing two artifacts", got="different inputs", expected="the same names and shapes")
-        comparison = compare_latency(opener(against), opener(artifact), inputs, batch=resolved.batch, seed=seed, conditions=conditions)
+        comparison = compare_latency(
+            opener(against), opener(artifact), inputs, batch=resolved.batch, seed=seed, conditions=conditions
+        )
         latency = comparison.b
     else:
         latency = measure_latency(opener(artifact), inputs, batch=resolved.batch, conditions=conditions)

@@ -88,7 +88,9 @@ def _certify(metric: Metric, predictions: Predictions, claim: Claim, seed: int) 
         return metric.value(_rows(outputs, indices), _rows(predictions.labels, indices))
 
     count = len(next(iter(predictions.before.values())))
-    return certify_metric(lambda i: on(predictions.before, i), lambda i: on(predictions.after, i), count, claim, seed=seed)
+    return certify_metric(
+        lambda i: on(predictions.before, i), lambda i: on(predictions.after, i), count, claim, seed=seed
+    )
 
 
 def _rows(value: Any, indices: np.ndarray) -> Any:
@@ -101,7 +103,9 @@ def _drop(clause: Clause, metric: Metric, predictions: Predictions, seed: int) -
     limit = clause.amount
     if clause.unit == "x":
         limit = clause.amount * abs(metric.value(predictions.before, predictions.labels))
-    return _from_certificate(clause, _certify(metric, predictions, _claim(clause, metric, limit, predictions.data_digest), seed))
+    return _from_certificate(
+        clause, _certify(metric, predictions, _claim(clause, metric, limit, predictions.data_digest), seed)
+    )
 
 
 def drop_text(metric: Metric, predictions: Predictions, seed: int) -> str:
@@ -139,7 +143,9 @@ def _level(clause: Clause, metric: Metric, predictions: Predictions, seed: int) 
     after = metric.value(predictions.after, predictions.labels)
     scores = metric.per_sample(predictions.after, predictions.labels)
     if scores is None:
-        raise DataError(f"testing {clause}", got=f"{metric.name}, which is no mean over samples", expected="a limit on its drop")
+        raise DataError(
+            f"testing {clause}", got=f"{metric.name}, which is no mean over samples", expected="a limit on its drop"
+        )
     # A fixed level is a drop from a model that scores exactly this level on every sample.
     factor = 100.0 if metric.unit == "%" else 1.0
     certificate = certify_scores(
@@ -147,7 +153,9 @@ def _level(clause: Clause, metric: Metric, predictions: Predictions, seed: int) 
     )
     low, high = certificate.interval or (float("nan"), float("nan"))
     found = f"{after:.2f}{metric.unit} [{level - high:.2f}, {level - low:.2f}], n={certificate.n}"
-    return ClauseResult(str(clause), certificate.decision, found, max(0.0, level - after) / max(level, 1e-9), certificate)
+    return ClauseResult(
+        str(clause), certificate.decision, found, max(0.0, level - after) / max(level, 1e-9), certificate
+    )
 
 
 def _worst_class(clause: Clause, metric: Metric, predictions: Predictions, seed: int) -> ClauseResult:
@@ -166,7 +174,9 @@ def _worst_class(clause: Clause, metric: Metric, predictions: Predictions, seed:
             predictions.data_digest,
         )
         result = _drop(clause, metric, part, seed)
-        named = ClauseResult(result.clause, result.decision, f"class {label}: {result.found}", result.short_by, result.certificate)
+        named = ClauseResult(
+            result.clause, result.decision, f"class {label}: {result.found}", result.short_by, result.certificate
+        )
         key = (order[named.decision], -named.short_by)
         if worst is None or key < (order[worst.decision], -worst.short_by):
             worst = named
@@ -181,7 +191,9 @@ def _flips(clause: Clause, metric: Metric, predictions: Predictions) -> ClauseRe
     before = metric.per_sample(predictions.before, predictions.labels)
     after = metric.per_sample(predictions.after, predictions.labels)
     if before is None or after is None:
-        raise DataError(f"testing {clause}", got=f"{metric.name}, which is no mean over samples", expected="a right/wrong metric")
+        raise DataError(
+            f"testing {clause}", got=f"{metric.name}, which is no mean over samples", expected="a right/wrong metric"
+        )
     changed = before > after if clause.quantity == "negative flips" else before != after
     count, n = int(changed.sum()), len(changed)
     low, high = wilson_interval(count, n, alpha=2 * (1 - clause.confidence))
@@ -190,7 +202,9 @@ def _flips(clause: Clause, metric: Metric, predictions: Predictions) -> ClauseRe
     return ClauseResult(str(clause), decision, found, max(0.0, count / n - clause.amount) / max(clause.amount, 1e-9))
 
 
-def decide_measured_clause(clause: Clause, measured: Sequence[Measurement], baseline: Sequence[Measurement]) -> ClauseResult:
+def decide_measured_clause(
+    clause: Clause, measured: Sequence[Measurement], baseline: Sequence[Measurement]
+) -> ClauseResult:
     """Hold a measured quantity (latency, throughput, size, memory, load time) against its limit.
 
     Holds if the whole interval does, fails if none of it does; a figure without an interval counts as exact.
@@ -205,7 +219,9 @@ def decide_measured_clause(clause: Clause, measured: Sequence[Measurement], base
     low, high = found.interval or (found.value, found.value)
     best, worst = (low, high) if clause.comparison == "<=" else (high, low)
     sign = 1 if clause.comparison == "<=" else -1
-    decision: Decision = "holds" if sign * (limit - worst) >= 0 else "fails" if sign * (best - limit) > 0 else "undecided"
+    decision: Decision = (
+        "holds" if sign * (limit - worst) >= 0 else "fails" if sign * (best - limit) > 0 else "undecided"
+    )
     short = max(0.0, sign * (found.value - limit)) / max(limit, 1e-12)
     return ClauseResult(str(clause), decision, str(found), short)
 

@@ -66,7 +66,9 @@ def run_kernels(task: Task, candidate: Candidate) -> dict[str, str]:
     """The kernel that computed each weighted layer, by site name, from the runtime's own profile."""
     sites = {name: node.name for name, node in weighted_sites(candidate.program).items()}
     batch = next(task.choose.batches(_call_size(task)))
-    return executed_layers(candidate.path, candidate.program.signature, task.target, batch, candidate.lowered.name_map, sites)
+    return executed_layers(
+        candidate.path, candidate.program.signature, task.target, batch, candidate.lowered.name_map, sites
+    )
 
 
 def _call_size(task: Task) -> int:
@@ -86,7 +88,7 @@ def latency_inputs(task: Task) -> list[dict[str, np.ndarray]]:
 def compare_speed(task: Task, baseline: Candidate, candidate: Candidate, resolution: float | None) -> Comparison:
     """The candidate beside the baseline, interleaved, at the target's batch size."""
 
-    def opener(one: Candidate):  # noqa: ANN202 - Callable[[], Executable]
+    def opener(one: Candidate):
         def open_() -> Executable:
             return open_candidate(task, one, batch=task.target.batch)
 

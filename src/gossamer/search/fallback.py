@@ -47,7 +47,9 @@ def rank_by_sensitivity(task: Task, technique: Int8, calibration: Calibration, w
     return sorted(gains, key=lambda layer: -gains[layer]) + [layer for layer in layers if layer not in gains]
 
 
-def fewest_in_float(task: Task, technique: Int8, calibration: Calibration, ranked: list[str], holds) -> Candidate | None:  # noqa: ANN001 - Callable[[Candidate], bool]
+def fewest_in_float(
+    task: Task, technique: Int8, calibration: Calibration, ranked: list[str], holds
+) -> Candidate | None:
     """The candidate with the fewest layers in float, taken from the front of ``ranked``, for which ``holds`` is true.
 
     Bisection over the count: harm is taken to fall as layers are given back. ``None`` if even one layer left in int8 is

@@ -159,7 +159,8 @@ class Front:
             "outcome": self.outcome,
             "improved": self.improved,
             "summary": self.summary,
-            "rows": self.rows(),
+            "columns": list(self.rows()[0]),
+            "rows": [list(row.values()) for row in self.rows()],
             "tried": {member.name: list(member.reasons) for member in self.tried},
             "notes": list(self.notes),
         }

@@ -74,7 +74,9 @@ class _Recorded:
         return self._outputs
 
 
-def _against_original(artifact: Artifact, parity: Parity, against: Any, data: Any, options: Mapping[str, Any]) -> Verdict:
+def _against_original(
+    artifact: Artifact, parity: Parity, against: Any, data: Any, options: Mapping[str, Any]
+) -> Verdict:
     """The metric of original and artifact on the same samples, with the budget that the artifact was made for."""
     from gossamer.core.extras import require_extra
 

@@ -124,6 +124,8 @@ def _batch_size(runnable: Runnable, wanted: int) -> int:
     return wanted if high is None else min(wanted, high)
 
 
-def labels_for(task: Task, samples: Samples, original_outputs: Mapping[str, np.ndarray]) -> np.ndarray | Mapping[str, np.ndarray]:
+def labels_for(
+    task: Task, samples: Samples, original_outputs: Mapping[str, np.ndarray]
+) -> np.ndarray | Mapping[str, np.ndarray]:
     """Labels of the samples, or the original's outputs for a metric that compares with them."""
     return samples.require_labels(task.metric.name) if task.metric.needs_labels else original_outputs

@@ -1,12 +1,12 @@
 """Recipes: ordered techniques as TOML text, replayed to the same program.
 
-    version = 1
-    seed = 0
-    target = "onnxruntime:cpu,threads=1,batch=1"
-    data_digest = "3f2a..."
+version = 1
+seed = 0
+target = "onnxruntime:cpu,threads=1,batch=1"
+data_digest = "3f2a..."
 
-    [[step]]
-    technique = "int8{observer=minmax,skip=conv1}"
+[[step]]
+technique = "int8{observer=minmax,skip=conv1}"
 """
 
 from __future__ import annotations
@@ -72,11 +72,15 @@ class Recipe:
         if content.get("version") != RECIPE_VERSION:
             raise OptionError(doing, got=f"version {content.get('version')!r}", expected=f"version = {RECIPE_VERSION}")
         steps = content.get("step", [])
-        texts = [step.get("technique") for step in steps if isinstance(step, dict)] if isinstance(steps, list) else [None]
+        texts = (
+            [step.get("technique") for step in steps if isinstance(step, dict)] if isinstance(steps, list) else [None]
+        )
         seed, target, digest = content.get("seed", 0), content.get("target", ""), content.get("data_digest", "")
         well_typed = isinstance(seed, int) and isinstance(target, str) and isinstance(digest, str)
         if not well_typed or not all(isinstance(item, str) for item in texts) or len(texts) != len(steps):
-            raise OptionError(doing, got="a field of another type", expected='[[step]] tables with technique = "name{...}"')
+            raise OptionError(
+                doing, got="a field of another type", expected='[[step]] tables with technique = "name{...}"'
+            )
         return cls(tuple(resolve_technique(item) for item in texts if item), seed, target, digest)
 
 

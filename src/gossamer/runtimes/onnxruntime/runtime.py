@@ -16,7 +16,7 @@ from gossamer.core.target import Target
 # Read once, when onnxruntime is first imported; without it the import alone writes a database to the home folder.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-import onnxruntime as ort  # noqa: E402 - telemetry must be off before
+import onnxruntime as ort
 
 
 class OnnxRuntimeExecutable:

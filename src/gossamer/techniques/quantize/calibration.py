@@ -83,7 +83,7 @@ def observe_ranges(
     return {node: choose(histogram) for node, histogram in histograms.items()}
 
 
-def _run(program: Program, inputs: Mapping[str, np.ndarray], observe) -> None:  # noqa: ANN001 - interpreter.Observe
+def _run(program: Program, inputs: Mapping[str, np.ndarray], observe) -> None:
     count = len(next(iter(inputs.values())))
     for start in range(0, count, _BATCH):
         batch = {name: array[start : start + _BATCH] for name, array in inputs.items()}

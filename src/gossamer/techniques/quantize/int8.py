@@ -21,7 +21,7 @@ from gossamer.program.program import Program
 from gossamer.program.values import tensor_value
 from gossamer.techniques.base import Technique
 from gossamer.techniques.quantize.calibration import OBSERVERS, observe_ranges
-from gossamer.techniques.quantize.placement import Placement, place, weighted_sites
+from gossamer.techniques.quantize.placement import COMPUTING, Placement, place, weighted_sites
 
 _BIAS_RANGE = 2**30
 """Largest bias code: leaves half of the 32-bit accumulator to the products."""
@@ -30,7 +30,7 @@ _BIAS_RANGE = 2**30
 @final
 @dataclass(frozen=True)
 class Int8(Technique):
-    """Quantize convolutions and linear layers to 8 bits, weights and activations, after training.
+    """Quantize convolutions, linear layers and embeddings to 8 bits, weights and activations, after training.
 
     Weights get one symmetric scale per output channel, of least squared error; activations one asymmetric scale per
     tensor, from ranges observed on calibration data. Pairs of quantize and dequantize stand where the target's kernels
@@ -88,7 +88,8 @@ class Int8(Technique):
             )
         values = {*placement.behind.values(), *placement.before}
         for layer in placement.layers.values():
-            values.add(layer.args[0])  # pyright: ignore[reportArgumentType]
+            if dialect.op_class(layer) in COMPUTING:
+                values.add(layer.args[0])  # pyright: ignore[reportArgumentType]
         ranges = observe_ranges(folded, inputs, values, self.observer, self.percentile)
         return Calibration(folded, rules, ranges)
 
@@ -102,7 +103,9 @@ class Int8(Technique):
         program, rules = calibration.program, calibration.rules
         placement = place(program, rules, self.skip)
         if not placement.layers:
-            raise UnsupportedOp(f"quantizing {program.name} to int8", got="every layer excluded", expected="at least one left")
+            raise UnsupportedOp(
+                f"quantizing {program.name} to int8", got="every layer excluded", expected="at least one left"
+            )
         return _Quantizer(program, rules, placement, calibration.ranges, self.weight_steps).quantize(str(self))
 
 
@@ -123,16 +126,19 @@ class Calibration:
 
 def _rules(target: Target) -> QuantizerPlacement:
     if target.facts.quantizers is None:
-        raise UnsupportedOp(f"quantizing for {target}", got="a target without int8 kernels", expected="a target with them")
+        raise UnsupportedOp(
+            f"quantizing for {target}", got="a target without int8 kernels", expected="a target with them"
+        )
     return target.facts.quantizers
 
 
 def int8_layers(program: Program) -> dict[str, fx.Node]:
-    """The layers of a quantized program that read quantized inputs and weights, by site name."""
+    """The convolutions and linear layers of a program that read quantized inputs and weights, by site name."""
     return {
         name: node
         for name, node in weighted_sites(program).items()
-        if all(isinstance(used, fx.Node) and used.target is dialect.dequantize for used in node.args[:2])
+        if dialect.op_class(node) in COMPUTING
+        and all(isinstance(used, fx.Node) and used.target is dialect.dequantize for used in node.args[:2])
     }
 
 
@@ -178,7 +184,9 @@ class _Quantizer:
         pair = self._edit.after(
             quantized, f"{value.name}_dequantize", dialect.dequantize, (quantized, scale, zero_point, None), described
         )
-        users = [user for user in copy.users if user is not quantized] if readers is None else map(self._edit.node, readers)
+        users = (
+            [user for user in copy.users if user is not quantized] if readers is None else map(self._edit.node, readers)
+        )
         self._edit.replace(copy, pair, list(users))
 
     def _grid(self, origin: fx.Node) -> tuple[fx.Node, fx.Node]:
@@ -199,39 +207,52 @@ class _Quantizer:
         return self._grids[origin]
 
     def _quantize_layer(self, node: fx.Node) -> None:
+        rule = self._rules.ops[dialect.op_class(node)]
         arguments = dialect.bound_arguments(node)
         weight: fx.Node = arguments["weight"]
-        bias: fx.Node | None = arguments["bias"]
+        bias: fx.Node | None = arguments.get("bias")
         copy = self._edit.node(node)
-        scales = self._weight_scales(weight)
-        quantized_weight = self._constant_pair(copy, weight, f"{node.name}.weight", scales, self._rules.weight)
-        quantized_bias = self._edit.node(bias) if bias is not None else None
-        if bias is not None and self._rules.ops[dialect.op_class(node)].bias == "int32":
+        scales = self._weight_scales(weight, per_channel=rule.weight == "channel")
+        new_weight = self._constant_pair(copy, weight, f"{node.name}.weight", scales, self._rules.weight)
+        if dialect.op_class(node) == "embedding":
+            copy.args = (new_weight, *copy.args[1:])
+            return
+        new_bias = self._edit.node(bias) if bias is not None else None
+        if bias is not None and rule.bias == "int32":
             input_scale = self._scales[self._input_origin(node)]
-            quantized_bias = self._constant_pair(copy, bias, f"{node.name}.bias", scales * input_scale, None)
-        copy.args = (copy.args[0], quantized_weight, quantized_bias, *copy.args[3:])
+            new_bias = self._constant_pair(copy, bias, f"{node.name}.bias", scales * input_scale, None)
+        copy.args = (copy.args[0], new_weight, new_bias, *copy.args[3:])
 
     def _input_origin(self, node: fx.Node) -> fx.Node:
         source = node.args[0]
         assert isinstance(source, fx.Node)
         return self._placement.behind.get(source, source)
 
-    def _weight_scales(self, weight: fx.Node) -> Tensor:
+    def _weight_scales(self, weight: fx.Node, *, per_channel: bool) -> Tensor:
+        """(channels,) scales along axis 0, or one of shape ()."""
         values = _constant_value(self._program, weight).float()
         _, high = self._rules.weight.code_range
-        return best_symmetric_scale(values, axis=0, high=high, steps=self._weight_steps)
+        if per_channel:
+            return best_symmetric_scale(values, axis=0, high=high, steps=self._weight_steps)
+        return best_symmetric_scale(values.reshape(1, -1), axis=0, high=high, steps=self._weight_steps)[0]
 
-    def _constant_pair(self, layer: fx.Node, constant: fx.Node, name: str, scales: Tensor, scheme: Scheme | None) -> fx.Node:
-        """A pair along axis 0 of a stored tensor, right before the layer that reads it; 32-bit codes without a scheme."""
+    def _constant_pair(
+        self, layer: fx.Node, constant: fx.Node, name: str, scales: Tensor, scheme: Scheme | None
+    ) -> fx.Node:
+        """A pair on a stored tensor, right before the layer that reads it; 32-bit codes without a scheme.
+
+        Scales of shape () serve the whole tensor, (channels,) its axis 0.
+        """
         low, high = scheme.code_range if scheme else (-_BIAS_RANGE, _BIAS_RANGE)
         scale = self._edit.tensor(f"{name}_scale", scales.float(), "buffer")
         zero = self._edit.tensor(f"{name}_zero_point", torch.zeros_like(scales).float(), "buffer")
         copy, value = self._edit.node(constant), tensor_value(constant)
         base = name.replace(".", "_")
+        axis = 0 if scales.dim() else None
         quantized = self._edit.before(
-            layer, f"{base}_quantize", dialect.quantize, (copy, scale, zero, 0, low, high), value
+            layer, f"{base}_quantize", dialect.quantize, (copy, scale, zero, axis, low, high), value
         )
-        return self._edit.before(layer, f"{base}_dequantize", dialect.dequantize, (quantized, scale, zero, 0), value)
+        return self._edit.before(layer, f"{base}_dequantize", dialect.dequantize, (quantized, scale, zero, axis), value)
 
 
 @torch.no_grad()

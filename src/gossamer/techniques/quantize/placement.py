@@ -19,7 +19,10 @@ from gossamer.program.dialect import aten
 from gossamer.program.program import Program
 from gossamer.program.values import TensorValue
 
-WEIGHTED = frozenset({"conv", "linear"})
+COMPUTING = frozenset({"conv", "linear"})
+"""Classes of layers that multiply by a weight; an embedding only looks its weight up."""
+
+WEIGHTED = COMPUTING | {"embedding"}
 
 _SAME_GRID = frozenset({"pad", "slice", "reshape", "permute", "max_pool"})
 """Classes whose outputs are inputs (or zeros): the pair behind them has the grid of the pair before them."""
@@ -43,7 +46,7 @@ class Placement:
 
 
 def weighted_sites(program: Program) -> dict[str, fx.Node]:
-    """Convolutions and linear layers by site name: the module path, or the node's name where the path is shared."""
+    """Convolutions, linear layers and embeddings by site name: the module path, or the node's name where the path is shared."""
     nodes = [node for node in program.call_nodes if dialect.op_class(node) in WEIGHTED]
     paths = [node.meta.get("module", "") for node in nodes]
     return {
@@ -90,9 +93,9 @@ def _unfit(node: fx.Node, rules: QuantizerPlacement) -> str:
     weight = dialect.bound_arguments(node)["weight"]
     if not is_constant(weight):
         return "its weight is computed from the input"
-    value = node.args[0].meta["value"] if isinstance(node.args[0], fx.Node) else None
+    value = (weight if dialect.op_class(node) == "embedding" else node.args[0]).meta["value"]  # pyright: ignore
     if not isinstance(value, TensorValue) or value.dtype != "float32" or len(value.shape) < 2:
-        return "its input is not a float32 batch"
+        return "it does not compute on a float32 batch"
     return ""
 
 
