@@ -130,7 +130,7 @@ def compress(network: torch.nn.Module, given: Samples, test: Samples, folder: Pa
         budget=BUDGET,
         seed=SEED,
     )
-    return Path(front.best.save(folder, force=True).deploy_file)
+    return front.best.save(folder, force=True).deploy_file()
 
 
 def _arrays(samples: Samples) -> tuple[np.ndarray, np.ndarray]:

@@ -218,6 +218,10 @@ def _full_like(value: float | None) -> Callable[..., fx.Node]:
     return rewrite
 
 
+def _copy(n: Normalizer, x: fx.Node, source: fx.Node, *_: Any) -> fx.Node:
+    return _expand(n, _cast(n, source, n.dtype(x)), n.sizes(x))
+
+
 def _fill(n: Normalizer, x: fx.Node, value: Any) -> fx.Node:
     return n.emit(aten.full_like.default, x, value, dtype=n.dtype(x))
 
@@ -469,7 +473,8 @@ REWRITES: Mapping[Any, Callable[..., Any]] = {
     aten.full_like.default: _full_like(None),
     aten.fill.Scalar: _fill,
     aten.zero.default: lambda n, x: _fill(n, x, 0),
-    aten.copy.default: lambda n, x, source, *_: _expand(n, _cast(n, source, n.dtype(x)), n.sizes(x)),
+    aten.fill.Tensor: _copy,
+    aten.copy.default: _copy,
     aten.arange.default: _arange,
     aten.arange.start: _arange,
     aten.arange.start_step: _arange,
