@@ -1,4 +1,4 @@
-"""gossamer: makes a trained model small and fast for the device you name, proves it on your metric, and runs it there."""
+"""Makes a trained model small and fast for the device you name, proves it on your metric, and runs it there."""
 
 from __future__ import annotations
 

@@ -150,16 +150,18 @@ def verify(artifact: str | Path | Artifact, against: Any = None, data: Source | 
     """
     from gossamer.search.recheck import recheck
 
-    return recheck(artifact if hasattr(artifact, "manifest") else load(artifact), against, data, options)  # pyright: ignore
+    return recheck(_loaded(artifact), against, data, options)
 
 
 def measure(artifact: str | Path | Artifact, against: str | Path | Artifact | None = None, **settings: Any) -> Any:
     """Latency, size, load time and memory of an artifact on this machine; beside another one, interleaved."""
     from gossamer.search.bench import bench
 
-    first = artifact if hasattr(artifact, "manifest") else load(artifact)  # pyright: ignore[reportArgumentType]
-    second = against if against is None or hasattr(against, "manifest") else load(against)  # pyright: ignore
-    return bench(first, second, **settings)
+    return bench(_loaded(artifact), None if against is None else _loaded(against), **settings)
+
+
+def _loaded(artifact: str | Path | Artifact) -> Artifact:
+    return load(artifact) if isinstance(artifact, str | Path) else artifact
 
 
 def save(program: Program, folder: str | Path, *, force: bool = False) -> None:

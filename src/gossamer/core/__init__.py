@@ -1,0 +1,1 @@
+"""Nouns and errors that everything else may know. No torch."""

@@ -12,7 +12,7 @@ from gossamer.core.specs import Signature
 
 @runtime_checkable
 class Runnable(Protocol):
-    """Something that maps named input arrays to named output arrays: the reference interpreter, or a runtime's session."""
+    """Maps named input arrays to named output arrays: the reference interpreter, or a runtime's session."""
 
     @property
     def specs(self) -> Signature:

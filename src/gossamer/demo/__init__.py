@@ -1,5 +1,7 @@
-"""The whole street on real data that comes with the package: handwritten digits, 8 x 8 pixels, from scikit-learn's copy
-of the UCI optical recognition data set (1,797 images, CC BY 4.0, Alpaydin and Kaynak).
+"""The whole street on real data that comes with the package.
+
+Handwritten digits, 1,797 scans of 8 x 8 pixels: scikit-learn's copy of the test part of the UCI data set "Optical
+Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998, CC BY 4.0).
 """
 
 from gossamer.demo.digits import load_digits, run_demo, train_network

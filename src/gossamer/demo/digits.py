@@ -20,7 +20,7 @@ BUDGET = "top1 drop <= 2pt"
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
-    """Images (1797, 1, 16, 16) float32 in [-1, 1], the 8 x 8 scans with each pixel doubled, and labels (1797,) int64."""
+    """Images (1797, 1, 16, 16) float32 in [-1, 1], each pixel of the scans doubled, and labels (1797,) int64."""
     with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as stored:
         images, labels = stored["images"], stored["labels"]
     large = images.repeat(2, axis=1).repeat(2, axis=2)

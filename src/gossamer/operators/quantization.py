@@ -1,15 +1,15 @@
 """Quantize and dequantize as operations of their own: they survive capture, train straight-through, and lower to QDQ.
 
-    codes  = quantize(x, scale, zero_point, axis, low, high)   clamp(round(x / scale) + zero_point, low, high)
-    approx = dequantize(codes, scale, zero_point, axis)        scale * (codes - zero_point)
+    quantize(x, scale, zero_point, axis, low, high) = clamp(round(x / scale) + zero_point, low, high)
+    dequantize(codes, scale, zero_point, axis)      = scale * (codes - zero_point)
 
 ``scale`` and ``zero_point`` are float tensors: shape () with ``axis=None`` for one scale per tensor, (channels,) for one
 per slice along ``axis``. Codes are whole numbers held in the dtype of ``x``, which lets gradients pass; lowering turns
 them into real integers. Rounding is half to even.
 
-Gradients. ``quantize`` is straight-through: d codes / d x = 1 / scale and d codes / d scale = -x / scale^2 where the code
-is not clipped, 0 where it is. Together with ``dequantize`` this is the learned-step estimator: d approx / d x is 1 inside
-and 0 outside, d approx / d scale is round(x / scale) - x / scale inside and the clipped code outside.
+Gradients. ``quantize`` is straight-through: d codes / d x = 1 / scale and d codes / d scale = -x / scale^2 where the
+code is not clipped, 0 where it is. Together with ``dequantize`` this is the learned-step estimator: d approx / d x is 1
+inside and 0 outside, d approx / d scale is round(x / scale) - x / scale inside and the clipped code outside.
 
 Reference: Esser et al., Learned Step Size Quantization, 2020.
 """

@@ -77,7 +77,7 @@ CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv3d.
 
 TRANSPOSED_CONVOLUTIONS = frozenset({aten.conv_transpose1d.default, aten.conv_transpose2d.input})
 
-_CLASSES: Mapping[Any, str] = {
+CLASSES: Mapping[Any, str] = {
     **dict.fromkeys(CONVOLUTIONS, "conv"),
     **dict.fromkeys(TRANSPOSED_CONVOLUTIONS, "conv_transpose"),
     aten.linear.default: "linear",
@@ -101,7 +101,7 @@ _CLASSES: Mapping[Any, str] = {
 
 def op_class(node: fx.Node) -> str:
     """The class of a node in the words of a target's placement rules: ``conv``, ``linear``, ``add``, ..., or an empty text."""
-    return _CLASSES.get(node.target, "")
+    return CLASSES.get(node.target, "")
 
 
 def op_name(target: Any) -> str:

@@ -18,7 +18,7 @@ from gossamer.core.digest import canonical_json
 from gossamer.core.errors import ArtifactError, InternalError
 from gossamer.core.files import write_atomic
 from gossamer.core.specs import Signature
-from gossamer.program import dialect
+from gossamer.program import dialect, wellformed
 from gossamer.program.program import Program, outputs_of
 from gossamer.program.values import DTYPE_NAMES, TORCH_DTYPES, value_from_json, value_to_json
 
@@ -89,7 +89,7 @@ def load_program(folder: Path) -> Program:
     try:
         content = json.loads((folder / GRAPH_FILE).read_text(encoding="utf-8"))
         stored = safetensors.torch.load((folder / TENSOR_FILE).read_bytes())
-    except (OSError, ValueError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, safetensors.SafetensorError) as error:
         raise ArtifactError(doing, got=str(error), expected=f"{GRAPH_FILE} and {TENSOR_FILE}") from error
     if (
         not isinstance(content, dict)
@@ -100,19 +100,25 @@ def load_program(folder: Path) -> Program:
             doing, got="another format or version", expected=f"gossamer-program version {FORMAT_VERSION}"
         )
     try:
-        tensors = {**stored, **{name: stored[owner] for name, owner in content["aliases"].items()}}
+        tensors = {**stored, **{str(name): stored[owner] for name, owner in content["aliases"].items()}}
+        signature = Signature.from_json(content["signature"])
+        wellformed.check_tables(tensors, content["roles"], signature)
+        graph = graph_from_json(content["graph"], tensors)
+        wellformed.check_graph(graph, signature.inputs, signature.outputs)
         return Program(
             str(content["name"]),
-            graph_from_json(content["graph"], tensors),
+            graph,
             {name: tensors[name] for name in sorted(tensors)},
             content["roles"],
-            Signature.from_json(content["signature"]),
-            tuple(content["provenance"]),
+            signature,
+            tuple(map(str, content["provenance"])),
         )
-    except (KeyError, TypeError, IndexError, AttributeError, ValueError, InternalError) as error:
-        if isinstance(error, ArtifactError):
-            raise
+    except ArtifactError:
+        raise
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ArtifactError(doing, got=f"{type(error).__name__}: {error}", expected="a graph of the dialect") from error
+    except (InternalError, RuntimeError) as error:  # fx's own checks raise RuntimeError
+        raise ArtifactError(doing, got=str(error), expected="a graph of the dialect") from error
 
 
 def graph_from_json(content: dict[str, Any], tensors: dict[str, Tensor]) -> fx.Graph:

@@ -14,8 +14,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn
 class TerminalProgress:
     """A ``core.progress.Progress`` that writes to a console.
 
-    On a terminal each stage has a bar; a finished stage leaves nothing behind. Elsewhere each stage is one line with the
-    seconds since the start.
+    On a terminal each stage has a bar; a finished stage leaves nothing behind. Elsewhere each stage is one line with
+    the seconds since the start.
     """
 
     def __init__(self, console: Console) -> None:

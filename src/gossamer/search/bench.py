@@ -92,7 +92,7 @@ def _process(artifact: Artifact, target: Target, inputs: dict[str, np.ndarray]) 
     with tempfile.TemporaryDirectory(prefix="gossamer-bench-") as folder:
         signature, arrays = Path(folder) / "signature.json", Path(folder) / "inputs.npz"
         signature.write_text(json.dumps(artifact.signature.to_json()), encoding="utf-8")
-        np.savez(arrays, **inputs)
+        np.savez(arrays, **inputs)  # pyright: ignore[reportArgumentType] - inputs are no options
         return probe_process(probe_command(artifact.deploy_file(), signature, str(target), arrays))
 
 

@@ -196,7 +196,7 @@ def _flips(clause: Clause, metric: Metric, predictions: Predictions) -> ClauseRe
         )
     changed = before > after if clause.quantity == "negative flips" else before != after
     count, n = int(changed.sum()), len(changed)
-    low, high = wilson_interval(count, n, alpha=2 * (1 - clause.confidence))
+    low, high = wilson_interval(count, n, confidence=2 * clause.confidence - 1)  # one-sided, so twice the tail
     decision: Decision = "holds" if high <= clause.amount else "fails" if low > clause.amount else "undecided"
     found = f"{count / n:.2%} [{low:.2%}, {high:.2%}], n={n}"
     return ClauseResult(str(clause), decision, found, max(0.0, count / n - clause.amount) / max(clause.amount, 1e-9))

@@ -25,7 +25,7 @@ from gossamer.search.claims import (
 )
 from gossamer.search.evaluation import check_parity, compare_speed, divergence, measure_process, outputs_on, run_kernels
 from gossamer.search.fallback import fewest_in_float, int8_candidate, rank_by_sensitivity
-from gossamer.search.front import Front, Member, fastest_first
+from gossamer.search.front import Front, Member, Status, fastest_first
 from gossamer.search.task import Candidate, Task, labels_for
 from gossamer.techniques.quantize.calibration import OBSERVERS
 from gossamer.techniques.quantize.int8 import Calibration, Int8, int8_layers
@@ -42,11 +42,11 @@ def search(task: Task) -> Front:
     """Find the members that hold the budget."""
     run = _Run(task, *_prepare(task))
     tried: list[Member] = []
-    candidate, calibration, technique = run.best_int8(tried)
-    if candidate is not None and calibration is not None:
-        tried.append(run.judge(candidate))
-        if run.needs_more_precision(candidate):
-            raised = run.raise_precision(candidate, technique, calibration)
+    plain = run.best_int8()
+    if plain is not None:
+        tried.append(run.judge(plain.candidate))
+        if run.needs_more_precision(plain.candidate):
+            raised = run.raise_precision(plain)
             if raised is not None:
                 tried.append(run.judge(raised))
     return run.front(tried)
@@ -60,6 +60,16 @@ class _Original:
     parity: Parity
     on_choose: Mapping[str, np.ndarray]
     on_prove: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """All layers in int8, with one observer."""
+
+    candidate: Candidate
+    technique: Int8
+    calibration: Calibration
+    distance: float
 
 
 def _prepare(task: Task) -> tuple[_Original, list[str]]:
@@ -86,27 +96,26 @@ class _Run:
         self._baseline_speed: tuple[Measurement, ...] = ()
         self._baseline_process = measure_process(task, original.candidate)
 
-    def best_int8(self, tried: list[Member]) -> tuple[Candidate | None, Calibration | None, Int8]:
-        """Plain int8 with the observer whose outputs stay nearest to the original's."""
+    def best_int8(self) -> _Plain | None:
+        """Plain int8 with the observer whose outputs stay nearest to the original's; ``None`` if int8 does not apply."""
         task = self._task
         task.progress.stage("int8", len(OBSERVERS))
-        found: list[tuple[float, Candidate, Calibration, Int8]] = []
+        found: list[_Plain] = []
         for observer in OBSERVERS:
             technique = Int8(observer=observer)
             try:
                 calibration = technique.calibrate(task.program, task.calibrate.inputs, task.target)
             except UnsupportedOp as error:
                 self._notes.append(f"int8 does not apply: {error.got}")
-                return None, None, technique
+                return None
             candidate = int8_candidate(task, technique, calibration)
             distance = divergence(self._original.on_choose, outputs_on(task, candidate, task.choose))
-            found.append((distance, candidate, calibration, technique))
+            found.append(_Plain(candidate, technique, calibration, distance))
             task.progress.advance(observer)
-        found.sort(key=lambda item: item[0])
-        best = found[0]
-        others = ", ".join(f"{item[3].observer} {item[0]:.2%}" for item in found)
-        self._notes.append(f"observers by relative output distance: {others}")
-        return best[1], best[2], best[3]
+        found.sort(key=lambda plain: plain.distance)
+        distances = ", ".join(f"{plain.technique.observer} {plain.distance:.2%}" for plain in found)
+        self._notes.append(f"observers by relative output distance: {distances}")
+        return found[0]
 
     def _predictions(self, candidate: Candidate, part: str) -> Predictions:
         task = self._task
@@ -125,10 +134,10 @@ class _Run:
         """Whether the point estimates on the choosing samples already miss the budget."""
         return any(result.short_by > 0 for result in self._metric_clauses(self._predictions(candidate, "choose")))
 
-    def raise_precision(self, whole: Candidate, technique: Int8, calibration: Calibration) -> Candidate | None:
+    def raise_precision(self, plain: _Plain) -> Candidate | None:
         """The fewest sensitive layers in float for which the choosing samples miss no clause."""
-        task = self._task
-        ranked = rank_by_sensitivity(task, technique, calibration, whole)
+        task, technique, calibration = self._task, plain.technique, plain.calibration
+        ranked = rank_by_sensitivity(task, technique, calibration, plain.candidate)
         found = fewest_in_float(task, technique, calibration, ranked, lambda c: not self.needs_more_precision(c))
         if found is None:
             self._notes.append("no choice of layers in float was found that holds the budget on the choosing samples")
@@ -141,6 +150,7 @@ class _Run:
         parity = check_parity(task, candidate, INT8)
         kernels = run_kernels(task, candidate)
         placement = _placement_reasons(task, candidate, kernels, parity)
+        self._notes += [f"{candidate.name}: {reason}" for reason in placement]
         task.progress.stage(f"{candidate.name}: measure")
         comparison = compare_speed(task, self._original.candidate, candidate, self._resolution)
         self._resolution = comparison.resolution
@@ -155,7 +165,7 @@ class _Run:
         return Member(
             candidate,
             status,
-            (*reasons, *(placement if status == "rejected" else ())),
+            reasons,
             task.metric.value(predictions.after, predictions.labels),
             tuple(clauses),
             verdict,
@@ -268,12 +278,14 @@ def _distance(member: Member) -> tuple[int, float]:
     return (member.verdict is None, sum(result.short_by for result in member.clauses))
 
 
-def _judge(kind: str, reasons: tuple[str, ...], clauses: list[ClauseResult], slower: list[str]) -> tuple:
+def _judge(
+    kind: str, reasons: tuple[str, ...], clauses: list[ClauseResult], slower: list[str]
+) -> tuple[Status, tuple[str, ...]]:
     """Status and reasons from verdict, clauses and speed."""
     failed = [f"{result.clause}: {result.found}" for result in clauses if result.decision == "fails"]
     if kind == "rejected" or failed or slower:
         own = list(reasons) if kind == "rejected" and not failed else []
-        return "rejected", tuple([*own, *failed, *slower])
+        return "rejected", (*own, *failed, *slower)
     open_ = [f"{result.clause}: {result.found}" for result in clauses if result.decision == "undecided"]
     if open_:
         return "undecided", tuple(open_)
@@ -293,7 +305,7 @@ def _placement_reasons(task: Task, candidate: Candidate, kernels: Mapping[str, s
     worst = parity.worst("real")
     if worst is not None and worst.sqnr_db < rules.placement_snr_db:
         reasons.append(
-            f"runtime against simulation: {worst.sqnr_db:.1f} dB, less than the {rules.placement_snr_db:g} dB of a placement "
-            "that the runtime honours"
+            f"runtime against simulation: {worst.sqnr_db:.1f} dB, less than the {rules.placement_snr_db:g} dB "
+            "of a placement that the runtime honours"
         )
     return reasons

@@ -114,7 +114,7 @@ def measure_process(task: Task, candidate: Candidate) -> list[Measurement]:
     signature = task.folder / "signature.json"
     signature.write_text(json.dumps(candidate.program.signature.to_json()))
     inputs = task.folder / "probe.npz"
-    np.savez(inputs, **next(task.choose.batches(_call_size(task))))
+    np.savez(inputs, **next(task.choose.batches(_call_size(task))))  # pyright: ignore[reportArgumentType]
     command = probe_command(candidate.path, signature, str(task.target), inputs)
     size = Measurement("size", float(candidate.size_bytes), "B", "lower")
     return [size, *probe_process(command)]

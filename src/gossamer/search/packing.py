@@ -72,7 +72,8 @@ def _evidence(member: Member) -> dict[str, Any]:
 def _golden(program: Program, seed: int) -> Golden:
     """Synthetic inputs, no samples of the user's, with the interpreter's outputs.
 
-    Floats are standard normal. Whole numbers are 0 or 1: small enough for any table of indices, and valid masks.
+    Floats are standard normal. Whole numbers and booleans are 0 or 1: small enough for any table of indices, and valid
+    masks, since the first position is always 1 and so nothing is masked as a whole.
     """
     generator = np.random.default_rng(seed)
     inputs: dict[str, np.ndarray] = {}
@@ -83,7 +84,9 @@ def _golden(program: Program, seed: int) -> Golden:
         if value.dtype.startswith(("float", "bfloat")):
             inputs[str(node.target)] = generator.standard_normal(shape).astype(np.float32)
         else:
-            inputs[str(node.target)] = generator.integers(0, 2, shape)
+            marks = generator.integers(0, 2, shape)
+            marks[..., :1] = 1
+            inputs[str(node.target)] = marks.astype(bool) if value.dtype == "bool" else marks
     inputs = program.signature.check(inputs)
     return Golden(inputs, Interpreter(program).run(inputs))
 

@@ -1,4 +1,4 @@
-"""Techniques: what makes a Program smaller or faster. One frozen dataclass a file; the table resolves names from text."""
+"""Techniques: what makes a Program smaller or faster, one frozen dataclass a file."""
 
 from collections.abc import Mapping
 

@@ -1,0 +1,1 @@
+"""ONNX Runtime: facts, lowering, sessions, profile."""

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, final
 import numpy as np
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 
 from gossamer.core.errors import DataError, OptionError, UnsupportedOp
 from gossamer.core.names import require_known
@@ -259,5 +260,5 @@ class _Quantizer:
 def _constant_value(program: Program, node: fx.Node) -> Tensor:
     if node.op == "get_attr":
         return program.tensors[str(node.target)]
-    args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: _constant_value(program, used))
+    args, kwargs = map_arg((node.args, node.kwargs), lambda used: _constant_value(program, used))
     return node.target(*args, **kwargs)  # pyright: ignore[reportCallIssue]

@@ -1,8 +1,8 @@
 """Where quantize/dequantize pairs go, by the target's rules.
 
 Two kinds of pairs. A pair *behind* a value stands between its producer and all its readers: the producer computes in
-integers and hands integers on. A pair *before* readers leaves the value in float for everybody else: a linear layer of a
-transformer reads integers and writes float.
+integers and hands integers on. A pair *before* readers leaves the value in float for everybody else: a linear layer of
+a transformer reads integers and writes float.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Placement:
 
 
 def weighted_sites(program: Program) -> dict[str, fx.Node]:
-    """Convolutions, linear layers and embeddings by site name: the module path, or the node's name where the path is shared."""
+    """Convolutions, linear layers and embeddings by module path, or by node name where several share a path."""
     nodes = [node for node in program.call_nodes if dialect.op_class(node) in WEIGHTED]
     paths = [node.meta.get("module", "") for node in nodes]
     return {
@@ -93,7 +93,7 @@ def _unfit(node: fx.Node, rules: QuantizerPlacement) -> str:
     weight = dialect.bound_arguments(node)["weight"]
     if not is_constant(weight):
         return "its weight is computed from the input"
-    value = (weight if dialect.op_class(node) == "embedding" else node.args[0]).meta["value"]  # pyright: ignore
+    value = (weight if dialect.op_class(node) == "embedding" else node.args[0]).meta["value"]  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
     if not isinstance(value, TensorValue) or value.dtype != "float32" or len(value.shape) < 2:
         return "it does not compute on a float32 batch"
     return ""
@@ -141,7 +141,7 @@ def _activation_inputs(node: fx.Node) -> list[fx.Node]:
 
 
 def _inputs_quantized(placement: Placement, node: fx.Node) -> bool:
-    """Whether every tensor that ``node`` reads has a pair behind it; numbers do not count, stored tensors do not qualify."""
+    """Whether every tensor that ``node`` reads has a pair behind it; a stored tensor has none."""
     inputs = _activation_inputs(node)
     plain = node.target is not aten.pad.default or _is_zero_pad(node)
     scaled = dialect.op_class(node) == "add" and len(inputs) < 2
