@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from gossamer import flow
+from gossamer.artifacts import require_replaceable
 from gossamer.core.errors import GossamerError, InternalError, OptionError
 from gossamer.core.files import require_free
 from gossamer.reporting.progress import TerminalProgress
@@ -34,7 +35,7 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, nothing else.")]
 Model = Annotated[str, typer.Argument(help="file.py:factory, a .pt2 file, a Hugging Face folder, or a saved program.")]
-Weights = Annotated[Path | None, typer.Option(help="Weights for file.py:factory: .safetensors, or .pt (weights only).")]
+Weights = Annotated[Path | None, typer.Option(help="Weights for file.py:factory, as .safetensors, or .pt (weights only).")]
 Data = Annotated[str, typer.Option(help="Calibration data: .npz, a folder of images by class, or file.py:loader.")]
 Dynamic = Annotated[
     list[str] | None,
@@ -48,9 +49,8 @@ def main() -> None:
     """Run the command line; every error that is not a bug is one clear message and an exit code."""
     errors = Console(stderr=True, highlight=False)
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        code = app(standalone_mode=False)  # returns the code of a typer.Exit, which it catches itself
+        sys.exit(code if isinstance(code, int) else 0)
     except (KeyboardInterrupt, typer.Abort):
         errors.print("interrupted; nothing was written", style="yellow")
         sys.exit(EXIT_INTERRUPTED)
@@ -91,7 +91,7 @@ def compress(  # noqa: PLR0913 - one parameter an option
     as_json: Json = False,
 ) -> None:
     """Find the smallest and fastest form of a model that holds the budget, and pack it."""
-    require_free(out, force=force)
+    require_replaceable(out, force=force)
     with _progress() as progress:
         front = flow.compress(
             model,
@@ -255,7 +255,7 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The whole street on real handwritten digits, in about two minutes: train, compress, verify, measure, run."""
-    require_free(out, force=force)
+    require_replaceable(out, force=force)
     from gossamer.demo import run_demo
 
     with _progress() as progress:

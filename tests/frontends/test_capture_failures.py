@@ -47,6 +47,11 @@ class LiteralBatch(Net):
         return x.view(2, 4) + 1
 
 
+class ScaleByValue(Net):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * float(x.amax())
+
+
 class Arithmetic(Net):
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(2, -1, 2).sum(0)
@@ -126,7 +131,7 @@ class DiffersAtCapture(Net):
 
 class UsesNumpy(Net):
     def forward(self, x: Tensor) -> Tensor:
-        return x * float(x.detach().numpy().sum())
+        return x * 2 if float(x.detach().numpy().sum()) > 0 else x
 
 
 class CallsCustomOp(Net):
@@ -139,6 +144,7 @@ CASES = [
     (SelectByMask, "data-dependent shape", "return x[x > 0].sum()", "masks of a fixed shape"),
     (Nonzero, "data-dependent shape", "return torch.nonzero(x).float()", "masks of a fixed shape"),
     (SliceByValue, "data-dependent shape", "return x[:, : int(x.amax().item())]", "masks of a fixed shape"),
+    (ScaleByValue, "data-dependent shape", "return x * float(x.amax())", "avoid .item()"),
     (LiteralBatch, "dimension frozen by arithmetic", "return x.view(2, 4) + 1", "x.shape[i] instead of a literal"),
     (Arithmetic, "dimension frozen by arithmetic", "return x.reshape(2, -1, 2).sum(0)", "dynamic=None"),
     (BranchOnSize, "dimension frozen by arithmetic", "if x.shape[0] > 2", "give the dim its true range"),

@@ -123,6 +123,19 @@ POOLING = [
         for label, options in {"factor 2": {"scale_factor": 2}, "size": {"size": (11, 4)},
            "size one": {"size": (1, 5)}}.items()
     ),
+    *(
+        layer(f"aten.upsample_{mode}2d.vec", f"factor {factor} of {size}",
+           lambda mode=mode, factor=factor: nn.Upsample(scale_factor=factor, mode=mode), r(2, 1, size, size),
+           # A coordinate up to ``size`` is rounded to 24 bits twice on each side; values change by twice their largest.
+           bound=2 * size * 4 * 2.0**-24)
+        for mode in ("nearest", "bilinear", "bicubic")
+        for size, factor in ((50, 2.3), (32, 1.2), (50, 0.3), (3, 2.3))
+    ),
+    fn("aten.upsample_bilinear2d.vec", "varying size by 2.3",
+       lambda x: F.interpolate(x, scale_factor=2.3, mode="bilinear"), r(2, 1, 5, 5), dynamic={"x": {2: "height=4..20"}},
+       gap=("never", UnsupportedOp, "the output size would depend on float32 rounding")),
+    fn("aten.upsample_nearest2d.vec", "varying size by 1.5", lambda x: F.interpolate(x, scale_factor=1.5),
+       r(2, 1, 5, 5), dynamic={"x": {2: "height=4..20"}}),
     fn("aten.upsample_nearest2d.vec", "to the size of another", lambda x, y: F.interpolate(x, size=y.shape[2:]), IMAGE,
        r(2, 3, 11, 12), dynamic={"x": {0: "batch"}, "y": {0: "batch", 2: "height=4..20", 3: "width=4..20"}}),
     fn("aten.upsample_bilinear2d.vec", "image of varying size",

@@ -41,15 +41,19 @@ class Part:
         note: which form of the operation it shows.
         make: the function or layer.
         inputs: example inputs.
+        own_bound: a bound other than that of the dtype, with its reason where it is given.
     """
 
     note: str
     make: Callable[[], Callable[..., Any]]
     inputs: tuple[Tensor, ...]
+    own_bound: float | None = None
 
     @property
     def bound(self) -> float:
         """The largest difference allowed, as a share of the largest value."""
+        if self.own_bound is not None:
+            return self.own_bound
         given = {str(x.dtype).removeprefix("torch.") for x in self.inputs}
         return max((BOUNDS[dtype] for dtype in given if dtype in BOUNDS), default=BOUNDS["float32"])
 
@@ -104,7 +108,8 @@ MOST_INPUTS = 7
 
 def layer(covers: str, note: str, make: Callable[[], Any], *inputs: Tensor, **options: Any) -> Case:
     """A case of a layer; ``covers`` without a dot is short for ``aten.<covers>.default``."""
-    return Case(covers if covers in TARGETS else f"aten.{covers}.default", (Part(note, make, inputs),), **options)
+    part = Part(note, make, inputs, options.pop("bound", None))
+    return Case(covers if covers in TARGETS else f"aten.{covers}.default", (part,), **options)
 
 
 def fn(covers: str, note: str, function: Callable[..., Any], *inputs: Tensor, **options: Any) -> Case:

@@ -9,8 +9,9 @@
             | "M" | "G" | "/s" | "" )
 
 ``pt`` is percentage points, ``%`` a share of samples or a level of a metric; kB and MB are decimal. A level may also be
-written as a bare share (``top1 >= 0.91``). The default percentile is p50, the default confidence 95 %. Every metric is
-taken to be a share of which more is better.
+written as a bare share (``top1 >= 0.91``). The default percentile is p50, the default confidence 95 %. A metric is
+taken to be a share of which more is better, unless it is said to be a figure in its own unit: then its limits have none
+(``mae <= 1.5``, ``mae drop <= 0.1``, ``mae <= 1.05x baseline``), and a drop is by how much it gets worse.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from gossamer.core.names import nearest
 from gossamer.core.units import BYTES, COUNTS, TIME_MS
 
 Comparison = Literal["<=", ">="]
-Unit = Literal["ms", "B", "pt", "share", "x", "count", "/s"]
+Better = Literal["higher", "lower"]
+Unit = Literal["ms", "B", "pt", "share", "x", "count", "/s", "own"]
 
 STATISTICS = ("p50", "p90", "p95", "p99", "mean")
 DEFAULT_CONFIDENCE = 0.95
@@ -58,7 +60,7 @@ class Clause:
         comparison: ``<=`` or ``>=``; each quantity has one that makes sense.
         amount: the limit in ``unit``, never negative.
         unit: ``ms``, ``B``, ``pt`` (percentage points), ``share`` (0.02 = 2 %), ``x`` (times the baseline's value),
-            ``count`` or ``/s``.
+            ``count``, ``/s``, or ``own`` (the metric's own).
         is_drop: the limit is on how much a metric falls, not on its level.
         statistic: of latency only: ``p50``, ``p90``, ``p95``, ``p99`` or ``mean``.
         scope: the samples or outputs it is about: empty for all, or ``worst class``, ``slice``, ``worst slice``,
@@ -111,13 +113,16 @@ class Budget:
         return "; ".join(map(str, self.clauses))
 
 
-def parse_budget(text: str, metric: str | None, metrics: Collection[str]) -> Budget:
+def parse_budget(
+    text: str, metric: str | None, metrics: Collection[str], figures: Mapping[str, Better] | None = None
+) -> Budget:
     """Read a budget text such as ``drop <= 1pt; latency p50 <= 5ms; size <= 2MB``.
 
     Args:
         text: clauses separated by ``;``. Blanks do not matter; ``≤`` and ``≥`` are read as ``<=`` and ``>=``.
         metric: the metric that a ``drop`` without a name is about.
         metrics: names of all the metrics that a clause may use; ``metric`` need not be among them.
+        figures: those that are no shares but figures in their own unit, and which direction is better.
 
     Raises:
         BudgetSyntaxError: the text does not parse, limits one subject twice, has a unit or a direction that its subject
@@ -130,7 +135,7 @@ def parse_budget(text: str, metric: str | None, metrics: Collection[str]) -> Bud
     clauses: dict[str, Clause] = {}
     while True:
         start = reader.peek
-        clause = _read_clause(reader, metric, known)
+        clause = _read_clause(reader, metric, known, figures or {})
         if clause.subject in clauses:
             earlier = clauses[clause.subject].limit_text
             raise reader.error(start, got=f"{clause.subject} limited twice, before by {earlier}", expected="one limit")
@@ -164,6 +169,7 @@ class _Rule:
         of_samples: computed over samples, so that a scope (worst class, slice) can pick some of them.
         zero: whether a limit of 0 can be met and means something.
         exact: counted rather than sampled, so that a confidence has no meaning.
+        level: of a metric, which may be limited in its drop as well.
     """
 
     comparison: Comparison
@@ -172,6 +178,7 @@ class _Rule:
     of_samples: bool = False
     zero: bool = False
     exact: bool = False
+    level: bool = False
 
 
 def _scales(unit: Unit, factors: Mapping[str, float | str]) -> _Scales:
@@ -199,7 +206,14 @@ _RULES: Mapping[str, _Rule] = {
     "calibration error": _Rule("<=", _SHARE, "2%", of_samples=True, zero=True),
 }
 _DROP = _Rule("<=", _POINTS, "1pt", of_samples=True, zero=True)
-_LEVEL = _Rule(">=", {**_SHARE, **_scales("share", {"": 1}), **_RATIO}, "91%", of_samples=True)
+_LEVEL = _Rule(">=", {**_SHARE, **_scales("share", {"": 1}), **_RATIO}, "91%", of_samples=True, level=True)
+
+_OWN: _Scales = {**_scales("own", {"": 1}), **_RATIO}
+_FIGURE_DROP = _Rule("<=", _OWN, "0.1", of_samples=True, zero=True)
+_FIGURE_LEVEL: Mapping[Better, _Rule] = {
+    "higher": _Rule(">=", _OWN, "1.5", of_samples=True, level=True),
+    "lower": _Rule("<=", _OWN, "1.5", of_samples=True, level=True),
+}
 
 _PRINTED: Mapping[Unit, tuple[str, ...]] = {
     "ms": ("s", "ms"),
@@ -209,6 +223,7 @@ _PRINTED: Mapping[Unit, tuple[str, ...]] = {
     "x": ("x baseline",),
     "pt": ("pt",),
     "share": ("%",),
+    "own": ("",),
 }
 """Units in which an amount is printed: the first that gives a short figure of at least 1, else the last."""
 
@@ -282,12 +297,20 @@ class _Reader:
         )
 
 
-def _read_clause(reader: _Reader, metric: str | None, metrics: Collection[str]) -> Clause:
+def _rule_of(quantity: str, is_drop: bool, figures: Mapping[str, Better]) -> _Rule:
+    if quantity in figures:
+        return _FIGURE_DROP if is_drop else _FIGURE_LEVEL[figures[quantity]]
+    return _DROP if is_drop else _RULES.get(quantity, _LEVEL)
+
+
+def _read_clause(
+    reader: _Reader, metric: str | None, metrics: Collection[str], figures: Mapping[str, Better]
+) -> Clause:
     start = reader.peek
     scope, scope_name = _read_scope(reader)
     quantity, is_drop = _read_quantity(reader, metric, metrics)
     statistic = _read_statistic(reader) if quantity == "latency" else ""
-    rule = _DROP if is_drop else _RULES.get(quantity, _LEVEL)
+    rule = _rule_of(quantity, is_drop, figures)
     subject = f"{quantity} drop" if is_drop else quantity
     if scope and not rule.of_samples:
         expected = "a metric, flips or calibration error after it"
@@ -392,10 +415,9 @@ def _read_comparison(reader: _Reader, subject: str, rule: _Rule) -> Comparison:
     if written == rule.comparison:
         return rule.comparison
     if token.kind == "word":
-        is_level = rule is _LEVEL
-        expected = f"{'drop, or ' if is_level else ''}{rule.comparison} and an amount"
+        expected = f"{'drop, or ' if rule.level else ''}{rule.comparison} and an amount"
         raise reader.error(
-            token, got=_seen(token), expected=expected, try_=_suggest(token.text, ["drop"] if is_level else [])
+            token, got=_seen(token), expected=expected, try_=_suggest(token.text, ["drop"] if rule.level else [])
         )
     if written in ("<=", ">="):
         got = f"a limit on {subject} in the wrong direction"
@@ -430,7 +452,8 @@ def _read_unit(reader: _Reader, number: _Token, subject: str, rule: _Rule) -> tu
     """Base unit and factor of the unit behind ``number``."""
     unit = reader.peek
     units = [name for name in rule.units if name]
-    expected = f"a unit of {subject}: {', '.join(units)}"
+    own = "" in rule.units and rule.units[""][0] == "own"
+    expected = f"no unit, or {', '.join(units)}" if own else f"a unit of {subject}: {', '.join(units)}"
     if unit.kind != "word" and unit.text != "%":
         if "" in rule.units:
             return rule.units[""]
@@ -456,7 +479,8 @@ def _read_unit(reader: _Reader, number: _Token, subject: str, rule: _Rule) -> tu
         got = "a % after drop, which could mean points or a part of the baseline"
         raise reader.error(unit, got=got, expected=expected, try_=f"{number.text}pt{level}")
     if written in _ALL_UNITS:
-        raise reader.error(unit, got=f"{written!r}, which is not a unit of {subject}", expected=expected)
+        try_ = f"{_plain(Decimal(number.text) / 100)}, if it is a share from 0 to 1" if own and written in "pt%" else ""
+        raise reader.error(unit, got=f"{written!r}, which is not a unit of {subject}", expected=expected, try_=try_)
     raise reader.error(unit, got=f"the unknown unit {written!r}", expected=expected, try_=_suggest(written, units))
 
 

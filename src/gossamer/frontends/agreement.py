@@ -23,7 +23,7 @@ rounding only; 1e-4 is the fp32 policy's bound on the scaled maximum."""
 
 
 def require_agreement(program: Program, eager: Eager, example: Mapping[str, np.ndarray]) -> None:
-    """Compare eager and captured outputs on the example, other sizes, repeats, and scaled, zero and sign-flipped copies.
+    """Compare eager and captured outputs on the example, other sizes, repeats, and scaled, zero and flipped copies.
 
     Raises:
         CaptureError: a dim or a Python decision was frozen at capture, or the forward pass is random.
@@ -87,7 +87,7 @@ def _compare(doing: str, label: str, got: list[np.ndarray], expected: list[np.nd
 
 
 def _other_sizes(signature: Signature, example: Mapping[str, np.ndarray]) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """The example at 1, 2 and 3 and at the range ends of every named dim (no end beyond 64 unless it is the lower one)."""
+    """The example at 1, 2, 3 and the range ends of every named dim (no end beyond 64 unless it is the lower one)."""
     cases = []
     for name, (low, high) in signature.dims.items():
         sizes = {low, *(size for size in (1, 2, 3) if low <= size and (high is None or size <= high))}

@@ -35,7 +35,7 @@ _CLASSES: tuple[tuple[str, str, str], ...] = (
         "give the original nn.Module, not torch.jit.script's result",
     ),
     (
-        r"fake impl|register_fake|Meta|meta (kernel|function)|no fake",
+        r"fake impl|register_fake|Meta|meta (kernel|function)|no fake|UnsupportedOperatorException",
         "custom operation without a shape function",
         "register one with torch.library.register_fake",
     ),
@@ -74,7 +74,7 @@ _QUOTED_FRAME = re.compile(r'File "([^"]+)", line (\d+), in (\w+)\s*\n\s*([^\n]+
 
 
 def _user_line(error: BaseException) -> str:
-    """The deepest frame outside of the libraries, from the traceback or, failing that, from the message's own quotation."""
+    """The deepest frame outside of the libraries, from the message's own quotation or else from the traceback."""
     frames = [
         (frame.filename, frame.lineno or 0, frame.line or "")
         for frame in traceback.extract_tb(error.__traceback__)

@@ -155,7 +155,7 @@ def _named_inputs(model: nn.Module, example: Any) -> dict[str, Tensor]:
 
 
 def _parse_dynamic(inputs: Mapping[str, Tensor], dynamic: DynamicDims) -> dict[str, dict[int, NamedDim]]:
-    """Dynamic dims by input and axis. The default makes the first axis ``batch`` where all inputs have one of equal size."""
+    """Dynamic dims by input and axis. A text names the first axis, where all inputs have one of equal size."""
     if dynamic is None:
         return {}
     if isinstance(dynamic, str):
@@ -266,22 +266,23 @@ def _name_symbols(
             if isinstance(size, int):
                 _require_free(str(node.target), axis, wanted, size)
                 continue
-            (symbol,) = size.node.expr.free_symbols or {None}
-            if symbol is None:
+            symbols = sorted(size.node.expr.free_symbols, key=str)
+            if not symbols:
                 _require_free(str(node.target), axis, wanted, int(size))
-            elif symbol not in names:
-                names[symbol] = (
-                    wanted.name
-                    if wanted
-                    else "batch"
-                    if axis == 0 and "batch" not in names.values()
-                    else f"dim{len(names)}"
-                )
-                interval = exported.range_constraints.get(symbol)
-                high = int(interval.upper) if interval is not None and interval.upper.is_Integer else None  # pyright: ignore
-                low = wanted.low if wanted else max(1, int(interval.lower)) if interval is not None else 1  # pyright: ignore
-                ranges[names[symbol]] = (low, wanted.high if wanted else high)
+            for symbol in symbols:
+                if symbol in names:
+                    continue
+                own = "batch" if axis == 0 and "batch" not in names.values() else f"dim{len(names)}"
+                names[symbol] = wanted.name if wanted else own
+                ranges[names[symbol]] = (wanted.low, wanted.high) if wanted else _range(exported, symbol)
     return names, ranges
+
+
+def _range(exported: ExportedProgram, symbol: sympy.Symbol) -> tuple[int, int | None]:
+    interval: Any = exported.range_constraints.get(symbol)
+    if interval is None:
+        return 1, None
+    return max(1, int(interval.lower)), int(interval.upper) if interval.upper.is_Integer else None
 
 
 def _require_free(name: str, axis: int, wanted: NamedDim | None, size: int) -> None:

@@ -6,6 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
 from gossamer.core.specs import Dim
 from gossamer.lowering.call import Call
 from gossamer.lowering.emitter import Emitter
@@ -150,12 +154,40 @@ def _resize(e: Emitter, call: Call, **modes: Any) -> str:
     x, factors = e.full(call.tensor("input")), call["scale_factors"]
     if factors is None:
         return e.op("Resize", [x, None, None, e.sizes(call["output_size"])], axes=[2, 3], **modes)
-    return e.op("Resize", [x, None, e.constant([float(factor) for factor in factors], "float32")], axes=[2, 3], **modes)
+    sizes, wanted = call.input_value("input").shape[2:], call.shape[2:]
+    scales = [_scale(call, *entry) for entry in zip(factors, sizes, wanted, strict=True)]
+    return e.op("Resize", [x, None, e.constant(scales, "float32")], axes=[2, 3], **modes)
+
+
+def _scale(call: Call, factor: float, size: Dim, wanted: Dim) -> np.float32:
+    """The float32 closest to a factor for which ``size`` times it, rounded down in float32, is the size wanted.
+
+    PyTorch rounds down in double: 50 pixels by 2.3 are 114, where float32 makes 115 of them.
+    """
+    scale = np.float32(factor)
+    if isinstance(size, int) and isinstance(wanted, int):
+        while int(scale * np.float32(size)) > wanted:
+            scale = np.nextafter(scale, np.float32(0))
+        while int(scale * np.float32(size)) < wanted:
+            scale = np.nextafter(scale, np.float32(np.inf))
+    elif float(scale) != factor:
+        raise call.unsupported(f"resizing an image of varying size by {factor}", "a whole factor, or a fixed size")
+    return scale
 
 
 def _nearest(e: Emitter, call: Call) -> str:
-    modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    return _resize(e, call, **modes)
+    """By a fraction, which pixel is the nearest depends on the last bit of a product: PyTorch's choice is stored."""
+    sizes, factors = call.input_value("input").shape[2:], call["scale_factors"]
+    fixed = [size for size in sizes if isinstance(size, int)]
+    if factors is None or len(fixed) < len(sizes) or all(float(factor).is_integer() for factor in factors):
+        modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+        return _resize(e, call, **modes)
+    x = e.full(call.tensor("input"))
+    for axis, (size, factor) in enumerate(zip(fixed, factors, strict=True), start=2):
+        row = torch.arange(size, dtype=torch.float32).reshape(1, 1, 1, size)
+        places = interpolate(row, scale_factor=(1.0, float(factor)))
+        x = e.op("Gather", [x, e.constant(places.flatten().numpy(), "int64")], axis=axis)
+    return x
 
 
 def _smooth(mode: str, **attributes: Any) -> Rule:

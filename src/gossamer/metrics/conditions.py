@@ -23,6 +23,11 @@ from gossamer.core.digest import digest_json
 LIBRARIES = ("gossamer", "numpy", "onnxruntime", "openvino", "torch")
 _ROOT = Path("/")
 
+MATRIX_EXTENSIONS = (
+    "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16", "asimddp", "i8mm", "bf16",
+)  # fmt: skip
+"""Processor flags that decide which kernels a runtime has for integers and bfloat16."""
+
 
 def machine_fingerprint(*, libraries: Sequence[str] = LIBRARIES, root: Path = _ROOT) -> dict[str, Any]:
     """What a measurement on this machine depends on, as a JSON value without the unknown entries.
@@ -39,6 +44,7 @@ def machine_fingerprint(*, libraries: Sequence[str] = LIBRARIES, root: Path = _R
     facts: dict[str, Any] = {
         "cpu": info.get("model name") or platform.processor() or platform.machine(),
         "machine": platform.machine(),
+        "instruction_sets": " ".join(flag for flag in MATRIX_EXTENSIONS if flag in (flags or "").split()),
         "cpu_flags_digest": digest_json(sorted(flags.split())) if flags else None,
         "cores": os.cpu_count(),
         "cores_allowed": len(affinity(0)) if affinity else None,

@@ -36,6 +36,10 @@ def custom_metric(text: str) -> Metric:
         except GossamerError:
             raise
         except Exception as exception:
-            raise DataError(f"computing the metric {text}", got=describe_exception(exception, path)) from exception
+            raise DataError(
+                f"computing the metric {text}",
+                got=describe_exception(exception, path),
+                expected=f"a function that takes a dict with the outputs {', '.join(outputs)}, and the labels",
+            ) from exception
 
     return Metric(text, unit, better, needs_labels=bool(getattr(function, "needs_labels", True)), score=score)

@@ -1,7 +1,7 @@
 """The dialect: every operation that may stand in a Program, and the classes that techniques and targets speak of.
 
-Capture yields many spellings of one thing (``view``, ``flatten``, ``_unsafe_view``, ...). The normaliser reduces them to
-the operations below, so that each later stage handles one spelling. ``check`` is the executable form of this page.
+Capture yields many spellings of one thing (``view``, ``flatten``, ``_unsafe_view``, ...). The normaliser reduces them
+to the operations below, so that each later stage handles one spelling. ``check`` is the executable form of this page.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _targets() -> dict[str, Any]:
 
 
 TARGETS: Mapping[str, Any] = _targets()
-"""Every callable a Program may hold, by the name it is saved under. Nothing else is ever called when a file is loaded."""
+"""Every callable a Program may hold, by the name it is saved under. Nothing else is called when a file is loaded."""
 
 NAMES: Mapping[Any, str] = {target: name for name, target in TARGETS.items()}
 
@@ -100,7 +100,7 @@ CLASSES: Mapping[Any, str] = {
 
 
 def op_class(node: fx.Node) -> str:
-    """The class of a node in the words of a target's placement rules: ``conv``, ``linear``, ``add``, ..., or an empty text."""
+    """The class of a node in the words of a target's placement rules: ``conv``, ``add``, ..., or an empty text."""
     return CLASSES.get(node.target, "")
 
 

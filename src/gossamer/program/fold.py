@@ -7,6 +7,9 @@ Computed in float64; exact in eval mode up to rounding. Training a folded progra
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, fx
 
@@ -16,7 +19,7 @@ from gossamer.program.edit import Edit
 from gossamer.program.program import Program
 from gossamer.program.values import tensor_value
 
-_WEIGHT_AXIS = {
+_WEIGHT_AXIS: Mapping[Any, int] = {
     **dict.fromkeys(dialect.CONVOLUTIONS, 0),
     **dict.fromkeys(dialect.TRANSPOSED_CONVOLUTIONS, 1),
     dialect.aten.linear.default: 0,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 
 from gossamer.core.errors import UnknownName
 from gossamer.core.names import nearest
@@ -75,7 +76,7 @@ class Interpreter:
 
 @torch.no_grad()
 def execute(program: Program, inputs: Mapping[str, Tensor], observe: Observe | None = None) -> list[Tensor]:
-    """Run a program on tensors; ``observe`` sees each single-tensor value as it is made. Values die after their last use."""
+    """Run a program on tensors; ``observe`` sees each tensor as it is made. Values die after their last use."""
     last_use: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:
         for used in node.all_input_nodes:
@@ -92,7 +93,7 @@ def execute(program: Program, inputs: Mapping[str, Tensor], observe: Observe | N
         elif node.op == "get_attr":
             values[node] = program.tensors[node.target]
         else:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+            args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
             values[node] = node.target(*args, **kwargs)
         if observe is not None and isinstance(values[node], Tensor):
             observe(node, values[node])

@@ -1,8 +1,8 @@
 """In-place operations and views, made functional while a captured graph is rewritten.
 
-Every captured value lives in a ``Cell``. Values that are the same tensor (``x`` and the result of ``x.relu_()``) share one
-cell; a view has a cell that remembers how it was made from its base. Writing to a view writes through to the base, and a
-view read after its base changed is made again.
+Every captured value lives in a ``Cell``. Values that are the same tensor (``x`` and the result of ``x.relu_()``) share
+one cell; a view has a cell that remembers how it was made from its base. Writing to a view writes through to the base,
+and a view read after its base changed is made again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Cell:
         value: node (or tuple of nodes, number, None) that holds it now.
         base: the cell this one is a view of.
         remake: makes the view again from the base's value.
-        write_back: given the base's value and a new value of the view, the base's new value; ``None`` if not invertible.
+        write_back: the base's new value, given its value and a new one of the view; ``None`` if not invertible.
         seen: version of the base at which ``value`` was made.
         version: how often the value was replaced.
         owner: what an outside tensor is ("input x", "buffer running_mean"); empty for inner values, which may change.

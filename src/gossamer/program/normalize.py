@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import sympy
@@ -97,8 +97,7 @@ class Normalizer:
             elif node.op == "get_attr":
                 cells[node] = self._attribute(module, node)
             elif node.op == "output":
-                results = fx.node.map_arg(node.args[0], lambda used: _Boxed(read(cells[used])))
-                return [item.value if isinstance(item, _Boxed) else item for item in _flat(results)]
+                return _flat(_substitute(node.args[0], lambda used: read(cells[used])))
             else:
                 self._origin = node
                 self._call(module, node, cells)
@@ -137,14 +136,13 @@ class Normalizer:
         if node.target in IGNORED:
             return
         self._require_known_sizes(node)
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: _Boxed(read(cells[used])))
-        args, kwargs = _unbox(args), _unbox(kwargs)
+        args, kwargs = _substitute((node.args, node.kwargs), lambda used: read(cells[used]))
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             cells[node] = Cell(self._inline(node, args, cells))
             return
         source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
         if is_mutation(node) and source is not None:
-            value = self.apply(_functional(node, args), *args, **kwargs)
+            value = self.apply(_functional(node), *args, **kwargs)
             value = self.apply(dialect.aten.to.dtype, value, self.dtype(args[0]))  # a tensor keeps its dtype in place
             write(cells[source], value, source_line(node))
             cells[node] = cells[source]
@@ -175,21 +173,22 @@ class Normalizer:
             cells[node] = Cell(value)
 
     def _shares_memory(self, node: fx.Node, source: fx.Node) -> bool:
-        """Whether a call yields a view of its first argument: ``reshape`` and ``contiguous`` do so for some strides only."""
+        """Whether a call yields a view of its first argument: ``reshape`` and ``contiguous`` do for some strides."""
         if not may_share_memory(node) or not isinstance(source.meta.get("val"), torch.Tensor):
             return False
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda used: _Boxed(used.meta["val"]))
-        result = self._run_on_fakes(node.target, _unbox(args), _unbox(kwargs))
+        args, kwargs = _substitute((node.args, node.kwargs), lambda used: used.meta["val"])
+        result = self._run_on_fakes(node.target, args, kwargs)
         first = result[0] if isinstance(result, tuple | list) else result
         return first.untyped_storage()._cdata == source.meta["val"].untyped_storage()._cdata
 
     @staticmethod
     def _require_known_sizes(node: fx.Node) -> None:
-        if free_unbacked_symbols(node.meta.get("val")):
+        val = node.meta.get("val")
+        if val is not None and free_unbacked_symbols(val):
             raise CaptureError(
                 "rewriting the captured graph",
                 problem="data-dependent shape",
-                got=f"the size of what {node.target} yields depends on values",
+                got=f"the number or size that {node.target} yields depends on values",
                 location=source_line(node),
                 expected="sizes that follow from the sizes of the inputs",
                 try_="avoid .item(), nonzero and boolean indexing: use masks of a fixed shape and torch.where",
@@ -237,8 +236,7 @@ class Normalizer:
 
     def emit(self, target: Any, *args: Any, **kwargs: Any) -> Any:
         """Write one call of the dialect. Numbers in, number out: size arithmetic on known sizes is done at once."""
-        values = fx.node.map_arg((args, kwargs), lambda used: _Boxed(used.meta["val"]))
-        value_args, value_kwargs = _unbox(values[0]), _unbox(values[1])
+        value_args, value_kwargs = _substitute((args, kwargs), lambda used: used.meta["val"])
         if target in _SPECIALISING and self._origin is not None and self._origin.target is target:
             val = self._origin.meta["val"]
         else:
@@ -299,23 +297,16 @@ class Normalizer:
         return base if plain else "_".join(part for part in (base, dialect.op_name(target)) if part)
 
 
-class _Boxed:
-    """Holds a value so that ``map_arg`` does not descend into it."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-
-def _unbox(value: Any) -> Any:
-    if isinstance(value, _Boxed):
-        return value.value
-    if isinstance(value, tuple | list):
-        return (
-            type(value)(_unbox(item) for item in value) if type(value) in (tuple, list) else [_unbox(v) for v in value]
-        )
-    if isinstance(value, dict):
-        return {key: _unbox(item) for key, item in value.items()}
-    return value
+def _substitute(argument: Any, value_of_node: Callable[[fx.Node], Any]) -> Any:
+    """An argument with each node in it replaced by what ``value_of_node`` gives for it."""
+    if isinstance(argument, fx.Node):
+        return value_of_node(argument)
+    if isinstance(argument, tuple | list):
+        items = [_substitute(item, value_of_node) for item in argument]
+        return tuple(items) if isinstance(argument, tuple) else items
+    if isinstance(argument, Mapping):
+        return {key: _substitute(item, value_of_node) for key, item in argument.items()}
+    return argument
 
 
 def _flat(value: Any) -> list[Any]:
@@ -349,8 +340,9 @@ def _same(value: Any, default: Any) -> bool:
     return not isinstance(value, fx.Node) and type(value) is type(default) and value == default
 
 
-def _functional(node: fx.Node, args: tuple[Any, ...]) -> Any:
-    """The out-of-place operation of an in-place one: ``add_.Tensor`` -> ``add.Tensor``; a fill or copy is handled as such."""
+def _functional(node: fx.Node) -> Any:
+    """The out-of-place operation of an in-place one: ``add_.Tensor`` -> ``add.Tensor``."""
+    assert isinstance(node.target, torch._ops.OpOverload)
     name, overload = str(node.target._schema.name).partition("::")[2], node.target._overloadname
     packet = getattr(torch.ops.aten, name.removesuffix("_"), None)
     if name == "__iand__":

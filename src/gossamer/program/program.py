@@ -22,8 +22,8 @@ Role = Literal["parameter", "buffer", "constant"]
 class Program:
     """A model as one graph.
 
-    Immutable by convention: nobody writes to ``graph`` or ``tensors``; ``Edit`` makes a changed copy that shares what it
-    did not touch.
+    Immutable by convention: nobody writes to ``graph`` or ``tensors``; ``Edit`` makes a changed copy that shares what
+    it did not touch.
 
     Attributes:
         name: what to call it in tables and files.
@@ -67,7 +67,8 @@ class Program:
         return program_text(self)
 
     def __repr__(self) -> str:
-        return f"<Program {self.name}: {len(self.call_nodes)} nodes, {self.parameter_count} parameters, {self.digest[:12]}>"
+        counts = f"{len(self.call_nodes)} nodes, {self.parameter_count} parameters"
+        return f"<Program {self.name}: {counts}, {self.digest[:12]}>"
 
     @property
     def call_nodes(self) -> list[fx.Node]:

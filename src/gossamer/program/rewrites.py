@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import fx
 
 from gossamer.program.dialect import aten
 
 if TYPE_CHECKING:
-    from torch import fx
-
     from gossamer.program.normalize import Normalizer
 
 IGNORED = frozenset(
@@ -202,6 +201,11 @@ def _full(value: float) -> Callable[..., fx.Node]:
     return rewrite
 
 
+def _filled(n: Normalizer, size: list[Any], value: float, *, dtype: torch.dtype | None = None, **_: Any) -> fx.Node:
+    kind = torch.bool if isinstance(value, bool) else torch.int64 if isinstance(value, int) else torch.float32
+    return n.emit(aten.full.default, list(size), value, dtype=dtype or kind)
+
+
 def _new_full(value: float | None) -> Callable[..., fx.Node]:
     def rewrite(
         n: Normalizer, x: fx.Node, size: list[Any], fill: Any = value, *, dtype: torch.dtype | None = None, **_: Any
@@ -272,9 +276,9 @@ def _matmul(n: Normalizer, x: fx.Node, y: fx.Node) -> fx.Node:
     """A product with a stored matrix is a linear layer, and gets the same name whichever way it was written."""
     if len(n.shape(x)) >= 2 and len(n.shape(y)) == 2 and y.op == "get_attr" and x.op != "get_attr":
         return n.emit(aten.linear.default, x, _transpose(n, y, 0, 1))
-    swapped = y.target is aten.permute.default and len(n.shape(y)) == 2 and y.args[0].op == "get_attr"
-    if swapped and len(n.shape(x)) >= 2:
-        return n.emit(aten.linear.default, x, y.args[0])
+    stored = y.args[0] if y.target is aten.permute.default and len(n.shape(y)) == 2 else None
+    if isinstance(stored, fx.Node) and stored.op == "get_attr" and len(n.shape(x)) >= 2:
+        return n.emit(aten.linear.default, x, stored)
     return n.emit(aten.matmul.default, x, y)
 
 
@@ -286,7 +290,7 @@ def _addmm(n: Normalizer, bias: fx.Node, a: fx.Node, b: fx.Node, *, beta: float 
     return n.emit(aten.add.Tensor, product, bias if beta == 1 else n.emit(aten.mul.Tensor, bias, beta))
 
 
-def _conv_same(
+def _conv_same(  # noqa: PLR0913 - the schema of the operation
     n: Normalizer,
     x: fx.Node,
     weight: fx.Node,
@@ -359,7 +363,7 @@ def _weight_norm(n: Normalizer, v: fx.Node, g: fx.Node, axis: int = 0) -> fx.Nod
     return n.emit(aten.mul.Tensor, v, n.emit(aten.div.Tensor, g, norm))
 
 
-def _instance_norm(
+def _instance_norm(  # noqa: PLR0913 - the schema of the operation
     n: Normalizer,
     x: fx.Node,
     weight: Any,
@@ -463,8 +467,8 @@ REWRITES: Mapping[Any, Callable[..., Any]] = {
     aten.contiguous.default: _contiguous,
     aten.zeros.default: _full(0),
     aten.ones.default: _full(1),
-    aten.full.default: lambda n, size, value, *, dtype=None, **_: n.emit(aten.full.default, list(size), value, dtype=dtype or _fill_dtype(value)),
-    aten.scalar_tensor.default: lambda n, value, *, dtype=None, **_: n.emit(aten.full.default, [], value, dtype=dtype or _fill_dtype(value)),
+    aten.full.default: _filled,
+    aten.scalar_tensor.default: lambda n, value, **options: _filled(n, [], value, **options),
     aten.new_zeros.default: _new_full(0),
     aten.new_ones.default: _new_full(1),
     aten.new_full.default: _new_full(None),
@@ -538,7 +542,3 @@ REWRITES: Mapping[Any, Callable[..., Any]] = {
     aten.min.dim: _extreme(aten.amin.default, aten.argmin.default),
     aten.select_scatter.default: _to(aten.select_scatter.default),
 }  # fmt: skip
-
-
-def _fill_dtype(value: float) -> torch.dtype:
-    return torch.bool if isinstance(value, bool) else torch.int64 if isinstance(value, int) else torch.float32

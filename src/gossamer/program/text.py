@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def program_text(program: Program) -> str:
-    """Signature, then one line a node: ``name = op(arguments)  # dtype[shape]``; tensors stand under their own names."""
+    """Signature, then one line a node: ``name = op(arguments)  # dtype[shape]``; tensors under their own names."""
     lines = [f"program {program.name}"]
     lines += [f"  in   {spec}" for spec in program.signature.inputs]
     lines += [f"  out  {spec}" for spec in program.signature.outputs]

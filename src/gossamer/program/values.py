@@ -54,7 +54,7 @@ def tensor_value(node: fx.Node) -> TensorValue:
 
 
 def value_of(val: Any, names: dict[sympy.Symbol, str]) -> Value:
-    """Describe a (fake) tensor, symbolic int, or sequence of tensors; ``names`` renames export's symbols to dim names."""
+    """Describe a (fake) tensor, symbolic int, or tensors; ``names`` renames export's symbols to dim names."""
     if isinstance(val, torch.Tensor):
         return TensorValue(DTYPE_NAMES[val.dtype], tuple(_dim(size, names) for size in val.shape))
     if isinstance(val, int | torch.SymInt):

@@ -44,4 +44,5 @@ def print_facts(console: Console, facts: Mapping[str, Any], title: str = "") -> 
         console.print(Text(title, style="bold"))
     width = max((len(name) for name in facts), default=0)
     for name, value in facts.items():
-        console.print(Text(f"  {name.ljust(width)}  {value}"))
+        text = ", ".join(f"{key} {item}" for key, item in value.items()) if isinstance(value, Mapping) else str(value)
+        console.print(Text(f"  {name.ljust(width)}  {text}"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gossamer.core.errors import InternalError
+from gossamer.core.errors import ArtifactError, InternalError
 from gossamer.search.evaluation import check_parity
 from gossamer.search.task import Candidate, Task, lower_candidate
 from gossamer.techniques.recipe import Recipe
@@ -19,7 +19,12 @@ def build_baseline(task: Task) -> tuple[Candidate, Parity]:
     task.progress.stage("baseline")
     recipe = Recipe(seed=task.seed, target=str(task.target))
     candidate = lower_candidate(task, "fp32", task.program, recipe)
-    parity = check_parity(task, candidate, FP32)
+    try:
+        parity = check_parity(task, candidate, FP32)
+    except ArtifactError as error:  # nothing of the user's: the runtime refuses the file that was just written
+        raise InternalError(
+            f"lowering {task.program.name} in float", got=str(error), expected="a file that the runtime loads"
+        ) from error
     if parity.verdict == "rejected":
         raise InternalError(
             f"lowering {task.program.name} in float", got=str(parity), expected="parity with the program"

@@ -25,6 +25,8 @@ from gossamer.runtimes import resolve_target
 
 LIBRARIES = ("gossamer", "numpy", "onnxruntime")
 _INPUTS = 8
+_OTHER_DIMS = 64
+"""Size of dims that may vary, other than the batch: a short sentence."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,8 @@ def bench(artifact: Artifact, against: Artifact | None = None, *, target: str | 
 
     def opener(one: Artifact):
         def open_() -> Executable:
-            dims = {"batch": resolved.batch} if "batch" in one.signature.dims else None
+            first = one.signature.inputs[0].shape[0]
+            dims = {first: resolved.batch} if isinstance(first, str) else None
             return one.open(str(resolved), dims=dims)
 
         return open_
@@ -115,5 +118,5 @@ def _synthetic(artifact: Artifact, target: Target, seed: int) -> dict[str, np.nd
 
 def _size(artifact: Artifact, dim: str, target: Target) -> int:
     low, high = artifact.signature.dims[dim]
-    wanted = target.batch if dim == "batch" else max(low, 64)
+    wanted = target.batch if dim == artifact.signature.inputs[0].shape[0] else _OTHER_DIMS
     return max(low, wanted if high is None else min(wanted, high))

@@ -37,6 +37,15 @@ class ClauseResult:
     short_by: float = 0.0
     certificate: Certificate | None = None
 
+    @property
+    def beyond(self) -> str:
+        """By how much the figure is beyond the limit: ``+0.36 pt``, or relative to the limit; empty if it is not."""
+        if not self.short_by:
+            return ""
+        if self.certificate is not None:
+            return format_amount(self.certificate.estimate - self.certificate.limit, self.certificate.unit)
+        return f"{self.short_by:.0%}" if self.short_by < 10 else f"{1 + self.short_by:.0f} times the limit"
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON value."""
         certificate = self.certificate.to_json() if self.certificate else None
@@ -132,30 +141,36 @@ def _from_certificate(clause: Clause, certificate: Certificate) -> ClauseResult:
 
 
 def _level(clause: Clause, metric: Metric, predictions: Predictions, seed: int) -> ClauseResult:
-    """``top1 >= 90%`` or ``top1 >= 0.99x baseline``: as a drop against the original, or against the fixed level."""
-    before = metric.value(predictions.before, predictions.labels)
+    """``top1 >= 90%``, ``mae <= 1.5``, ``top1 >= 0.99x baseline``: a drop from a fixed level or from the original."""
     if clause.unit == "x":
-        limit = abs(before) * (1 - clause.amount)
+        before = metric.value(predictions.before, predictions.labels)
+        limit = abs(before) * (1 - clause.amount if metric.better == "higher" else clause.amount - 1)
         return _from_certificate(
             clause, _certify(metric, predictions, _claim(clause, metric, limit, predictions.data_digest), seed)
         )
     level = clause.amount * (100.0 if metric.unit == "%" and clause.unit == "share" else 1.0)
     after = metric.value(predictions.after, predictions.labels)
+    claim = _claim(clause, metric, 0.0, predictions.data_digest)
     scores = metric.per_sample(predictions.after, predictions.labels)
+    # A fixed level is a drop from a model that scores exactly this level, on every sample and on every resample.
     if scores is None:
-        raise DataError(
-            f"testing {clause}", got=f"{metric.name}, which is no mean over samples", expected="a limit on its drop"
+        certificate = certify_metric(
+            lambda _: level,
+            lambda rows: metric.value(_rows(predictions.after, rows), _rows(predictions.labels, rows)),
+            len(next(iter(predictions.after.values()))),
+            claim,
+            seed=seed,
         )
-    # A fixed level is a drop from a model that scores exactly this level on every sample.
-    factor = 100.0 if metric.unit == "%" else 1.0
-    certificate = certify_scores(
-        np.full(len(scores), level / factor), scores, _claim(clause, metric, 0.0, predictions.data_digest), seed=seed
-    )
-    low, high = certificate.interval or (float("nan"), float("nan"))
-    found = f"{after:.2f}{metric.unit} [{level - high:.2f}, {level - low:.2f}], n={certificate.n}"
-    return ClauseResult(
-        str(clause), certificate.decision, found, max(0.0, level - after) / max(level, 1e-9), certificate
-    )
+    else:
+        factor = 100.0 if metric.unit == "%" else 1.0
+        certificate = certify_scores(np.full(len(scores), level / factor), scores, claim, seed=seed)
+    drops = certificate.interval or (float("nan"), float("nan"))
+    sign = 1.0 if metric.better == "higher" else -1.0
+    low, high = sorted(level - sign * drop for drop in drops)
+    figure = ".2f" if metric.unit else ".4g"
+    found = f"{after:{figure}}{metric.unit} [{low:{figure}}, {high:{figure}}], n={certificate.n}"
+    short = max(0.0, sign * (level - after)) / max(abs(level), 1e-9)
+    return ClauseResult(str(clause), certificate.decision, found, short, certificate)
 
 
 def _worst_class(clause: Clause, metric: Metric, predictions: Predictions, seed: int) -> ClauseResult:
@@ -215,7 +230,10 @@ def decide_measured_clause(
         return ClauseResult(str(clause), "undecided", f"{name} was not measured: too few calls")
     limit = clause.amount
     if clause.unit == "x":
-        limit *= next(item.value for item in baseline if item.name == name)
+        reference = next((item.value for item in baseline if item.name == name), None)
+        if reference is None:
+            return ClauseResult(str(clause), "undecided", f"{name} of the baseline was not measured: too few calls")
+        limit *= reference
     low, high = found.interval or (found.value, found.value)
     best, worst = (low, high) if clause.comparison == "<=" else (high, low)
     sign = 1 if clause.comparison == "<=" else -1

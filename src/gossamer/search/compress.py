@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gossamer.core.errors import UnsupportedOp
+from gossamer.core.errors import GossamerError, UnsupportedOp
 from gossamer.core.measurement import Measurement
 from gossamer.metrics.comparison import Comparison
 from gossamer.search.baseline import build_baseline
@@ -77,11 +77,15 @@ def _prepare(task: Task) -> tuple[_Original, list[str]]:
     original = _Original(
         baseline, parity, outputs_on(task, baseline, task.choose), outputs_on(task, baseline, task.prove)
     )
+    for samples, outputs in ((task.choose, original.on_choose), (task.prove, original.on_prove)):
+        task.metric.value(outputs, labels_for(task, samples, outputs))  # wrong labels show now, not after the work
     notes = [
         f"{len(task.calibrate)} samples to calibrate, {len(task.choose)} to choose, {len(task.prove)} to prove",
     ]
-    drops = [clause for clause in task.budget.clauses if clause.kind == "metric drop" and clause.unit == "pt"]
-    notes += [power_line(len(task.prove), _TYPICAL_DISAGREEMENT, clause.amount) for clause in drops]
+    scores = task.metric.per_sample(original.on_prove, labels_for(task, task.prove, original.on_prove))
+    if scores is not None and np.isin(scores, (0, 1)).all():  # right or wrong: for others the line would be wrong
+        drops = [clause for clause in task.budget.clauses if clause.kind == "metric drop" and clause.unit == "pt"]
+        notes += [power_line(len(task.prove), _TYPICAL_DISAGREEMENT, clause.amount) for clause in drops]
     return original, notes
 
 
@@ -97,7 +101,7 @@ class _Run:
         self._baseline_process = measure_process(task, original.candidate)
 
     def best_int8(self) -> _Plain | None:
-        """Plain int8 with the observer whose outputs stay nearest to the original's; ``None`` if int8 does not apply."""
+        """Plain int8 with the observer whose outputs stay nearest to the original's; ``None`` if it does not apply."""
         task = self._task
         task.progress.stage("int8", len(OBSERVERS))
         found: list[_Plain] = []
@@ -108,8 +112,12 @@ class _Run:
             except UnsupportedOp as error:
                 self._notes.append(f"int8 does not apply: {error.got}")
                 return None
-            candidate = int8_candidate(task, technique, calibration)
-            distance = divergence(self._original.on_choose, outputs_on(task, candidate, task.choose))
+            try:
+                candidate = int8_candidate(task, technique, calibration)
+                distance = divergence(self._original.on_choose, outputs_on(task, candidate, task.choose))
+            except GossamerError as error:  # a candidate that fails is no reason to lose the others
+                self._notes.append(f"int8 with {observer} failed, a bug in gossamer, please report it: {error}")
+                return None
             found.append(_Plain(candidate, technique, calibration, distance))
             task.progress.advance(observer)
         found.sort(key=lambda plain: plain.distance)
@@ -180,13 +188,14 @@ class _Run:
         )
 
     def _slower(self, candidate: Candidate, comparison: Comparison) -> list[str]:
-        """Why a candidate is no gain over the baseline; empty if it is one."""
-        baseline = self._original.candidate
-        if comparison.word == "slower":
-            return [f"slower than the baseline: {comparison}"]
-        if comparison.word != "faster" and candidate.size_bytes >= baseline.size_bytes:
-            return [f"neither faster nor smaller than the baseline: {comparison}"]
-        return []
+        """Why a candidate is no gain over the baseline; empty if it is one, or if the baseline misses the budget."""
+        smaller = candidate.size_bytes < self._original.candidate.size_bytes
+        if comparison.word == "faster" or (comparison.word != "slower" and smaller):
+            return []
+        if any(result.decision == "fails" for result in self._baseline_clauses()):
+            return []
+        what = "no gain over the baseline" if smaller else "neither faster nor smaller than the baseline"
+        return [f"{what}: {comparison}"]
 
     def _measured_clauses(
         self, measurements: tuple[Measurement, ...], baseline: tuple[Measurement, ...]
@@ -211,6 +220,19 @@ class _Run:
             "capture": list(task.program.provenance),
         }
 
+    def _baseline_clauses(self) -> tuple[ClauseResult, ...]:
+        """The budget as the original meets it: levels of the metric, and what was measured; it drops by nothing."""
+        task, outputs, samples = self._task, self._original.on_prove, self._task.prove
+        classes = samples.labels if samples.labels is not None and samples.labels.ndim == 1 else None
+        same = Predictions(outputs, outputs, labels_for(task, samples, outputs), classes, samples.digest)
+        levels = [
+            decide_metric_clause(clause, task.metric, same, task.seed)
+            for clause in task.budget.clauses
+            if clause.kind == "metric" and clause.unit != "x"
+        ]
+        measured = (*self._baseline_speed, *self._baseline_process)
+        return (*levels, *self._measured_clauses(measured, self._baseline_speed))
+
     def _baseline_member(self) -> Member:
         """The original as a member: its clauses about the metric hold by definition, the measured ones are measured."""
         task, original = self._task, self._original
@@ -219,19 +241,11 @@ class _Run:
             comparison = compare_speed(task, original.candidate, original.candidate, None)
             self._baseline_speed = comparison.a
         measurements = (*self._baseline_speed, *self._baseline_process)
-        samples = task.prove
-        classes = samples.labels if samples.labels is not None and samples.labels.ndim == 1 else None
-        same = Predictions(original.on_prove, original.on_prove, labels, classes, samples.digest)
-        levels = [
-            decide_metric_clause(clause, task.metric, same, task.seed)
-            for clause in task.budget.clauses
-            if clause.kind == "metric" and clause.unit != "x"
-        ]
         return Member(
             original.candidate,
             "baseline",
             metric_value=task.metric.value(original.on_prove, labels),
-            clauses=(*levels, *self._measured_clauses(measurements, self._baseline_speed)),
+            clauses=self._baseline_clauses(),
             verdict=decide(original.parity),
             measurements=measurements,
             evidence=self._evidence(),

@@ -71,5 +71,5 @@ def fewest_in_float(
 
 
 def _literal(site: str) -> str:
-    """A glob that matches this name only."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in site)
+    """A glob that matches this name only; letters that the text of a recipe cannot hold match any letter."""
+    return "".join(f"[{letter}]" if letter in "*?[" else "?" if letter in ",| " else letter for letter in site)

@@ -124,7 +124,7 @@ class Front:
             "size": format_amount(member.size_bytes, "B"),
             "latency p50": format_amount(latency.value, "ms") if latency else "",
             "speed": faster or ("1x" if member.status == "baseline" else ""),
-            self.metric: "" if member.metric_value is None else f"{member.metric_value:.2f}",
+            self.metric: "" if member.metric_value is None else _figure(member.metric_value),
             "drop": drop,
             "verdict": member.status,
         }
@@ -141,8 +141,8 @@ class Front:
     def summary(self) -> str:
         """One line: what came out."""
         if self.outcome == "missed":
-            failed = "; ".join(f"{r.clause}: {r.found}" for r in self.best.clauses if r.decision != "holds")
-            return f"budget missed; nearest is {self.best.name} ({failed})"
+            failed = [_missed_text(result) for result in self.best.clauses if result.decision != "holds"]
+            return f"budget missed; nearest is {self.best.name} ({'; '.join(failed or self.best.reasons)})"
         if self.outcome == "undecided":
             open_ = "; ".join(f"{r.clause}: {r.found}" for r in self.best.clauses if r.decision == "undecided")
             return f"undecided for {self.best.name} ({open_})"
@@ -175,6 +175,10 @@ class Front:
         }
 
 
+def _missed_text(result: ClauseResult) -> str:
+    return f"{result.clause}: {result.found}" + (f"; beyond it by {result.beyond}" if result.beyond else "")
+
+
 def member_json(member: Member) -> dict[str, Any]:
     """A member as plain JSON."""
     return {
@@ -196,3 +200,8 @@ def member_json(member: Member) -> dict[str, Any]:
 def fastest_first(members: Sequence[Member]) -> list[Member]:
     """Members by measured speed against the baseline; the baseline itself counts as 1."""
     return sorted(members, key=lambda member: -(member.comparison.speedup if member.comparison else 1.0))
+
+
+def _figure(value: float) -> str:
+    """Two decimals, as percents have; small figures of a user's own metric by their digits instead."""
+    return f"{value:.2f}" if value == 0 or abs(value) >= 1 else f"{value:.3g}"

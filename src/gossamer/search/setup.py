@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,18 @@ from gossamer.techniques.recipe import Recipe, apply_recipe
 
 CHOOSE_SHARE = 0.4
 CALIBRATE_SHARE = 0.2
+_SHARES = {
+    "calibrate": CALIBRATE_SHARE,
+    "choose": CHOOSE_SHARE * (1 - CALIBRATE_SHARE),
+    "prove": (1 - CHOOSE_SHARE) * (1 - CALIBRATE_SHARE),
+}
 MAX_CALIBRATION = 512
 """Ranges hardly move beyond a few hundred samples; more only cost time."""
 
 MIN_SAMPLES = 4
+
+EXAMPLE_SAMPLES = 2
+"""The smallest batch that a trace does not take for a fixed one."""
 
 
 def make_task(  # noqa: PLR0913 - the user's knobs, one by one
@@ -61,7 +70,9 @@ def make_task(  # noqa: PLR0913 - the user's knobs, one by one
     samples = read_samples(data, transform=transform)
     evaluation = read_samples(eval_data, transform=transform) if eval_data is not None else None
     progress.stage("capturing the model")
-    example = example_inputs if example_inputs is not None else example_from(samples)
+    # Without a free batch the example's is the model's for good: then it is the one that the target runs.
+    count = resolved.batch if dynamic is None else EXAMPLE_SAMPLES
+    example = example_inputs if example_inputs is not None else example_from(samples, count)
     program = read_model(model, weights=weights, example=example, dynamic=dynamic)
     parts = _split(program, samples, evaluation, chosen, seed)
     return Task(
@@ -81,11 +92,11 @@ def make_task(  # noqa: PLR0913 - the user's knobs, one by one
 
 def read_budget(text: str, metric: Metric) -> Budget:
     """The budget with its ``drop`` about this metric; an empty text is no limit at all."""
-    name = metric.name.partition("@")[0]
-    plain = name if name.isidentifier() else None
+    plain = metric.name.partition("@")[0].rpartition(":")[2]  # of file.py:function, the function
     if not text.strip():
         return Budget(())
-    budget = parse_budget(text, plain, METRICS)
+    figures = {name: known.better for name, known in {**METRICS, plain: metric}.items() if not known.unit}
+    budget = parse_budget(text, plain, METRICS, figures)
     for clause in budget.clauses:
         if clause.kind in ("metric", "metric drop", "worst class metric drop") and clause.quantity != plain:
             raise OptionError(
@@ -97,9 +108,9 @@ def read_budget(text: str, metric: Metric) -> Budget:
     return budget
 
 
-def example_from(samples: Samples) -> Any:
-    """Two samples to trace with: by input name, or bare if the data do not name the input."""
-    head = {name: array[:2] for name, array in samples.inputs.items()}
+def example_from(samples: Samples, count: int = EXAMPLE_SAMPLES) -> Any:
+    """A few samples to trace with: by input name, or bare if the data do not name the input."""
+    head = {name: np.resize(array, (count, *array.shape[1:])) for name, array in samples.inputs.items()}
     return next(iter(head.values())) if list(head) == [UNNAMED] else head
 
 
@@ -112,13 +123,7 @@ def _split(
         if metric.needs_labels:
             samples.require_labels(metric.name)
         _require_enough(samples, MIN_SAMPLES * 3)
-        rest = 1 - CALIBRATE_SHARE
-        shares = {
-            "calibrate": CALIBRATE_SHARE,
-            "choose": CHOOSE_SHARE * rest,
-            "prove": (1 - CHOOSE_SHARE) * rest,
-        }
-        parts = dict(split_by_digest(samples, shares))
+        parts = dict(split_by_digest(samples, _SHARES))
     else:
         evaluation = evaluation.matched_to(program.signature)
         if metric.needs_labels:
@@ -126,9 +131,14 @@ def _split(
         _require_enough(evaluation, MIN_SAMPLES * 2)
         parts = dict(split_by_digest(evaluation, {"choose": CHOOSE_SHARE, "prove": 1 - CHOOSE_SHARE}))
         parts["calibrate"] = samples
-    calibrate = parts["calibrate"].shuffled(seed)
-    parts["calibrate"] = calibrate.take(np.arange(min(len(calibrate), MAX_CALIBRATION)))
+    parts["calibrate"] = _to_calibrate(parts["calibrate"], seed)
     return parts
+
+
+def _to_calibrate(samples: Samples, seed: int) -> Samples:
+    """At most 512 of these samples, drawn at random, without labels: so their digest does not depend on labels."""
+    drawn = replace(samples.shuffled(seed), labels=None)
+    return drawn.take(np.arange(min(len(drawn), MAX_CALIBRATION)))
 
 
 def _require_enough(samples: Samples, count: int) -> None:
@@ -141,7 +151,12 @@ def _require_enough(samples: Samples, count: int) -> None:
 
 
 def replay(program: Program, recipe: Any, data: Any, target: str | None, progress: Progress) -> Program:
-    """Apply a recipe given as object, text or file."""
+    """Apply a recipe given as object, text or file.
+
+    Raises:
+        OptionError: the recipe cannot be read, or there is no target.
+        DataError: the recipe names the data it was made with, and these are others.
+    """
     if isinstance(recipe, Path) or (isinstance(recipe, str) and "\n" not in recipe):
         try:
             recipe = Path(recipe).read_text(encoding="utf-8")
@@ -151,5 +166,23 @@ def replay(program: Program, recipe: Any, data: Any, target: str | None, progres
     text = target or steps.target
     if not text:
         raise OptionError("applying a recipe", got="no target", expected="target= in the recipe or as an argument")
-    samples = read_samples(data).matched_to(program.signature)
+    samples = _calibration_of(steps, read_samples(data).matched_to(program.signature))
     return apply_recipe(program, steps, samples.inputs, resolve_target(text), progress)
+
+
+def _calibration_of(recipe: Recipe, samples: Samples) -> Samples:
+    """The samples that the recipe was made with: these, or what a search takes of them to calibrate."""
+    if not recipe.data_digest:
+        return samples
+    candidates = [replace(samples, labels=None), _to_calibrate(samples, recipe.seed)]
+    if len(samples) >= MIN_SAMPLES * 3:
+        candidates.append(_to_calibrate(split_by_digest(samples, _SHARES)["calibrate"], recipe.seed))
+    for candidate in candidates:
+        if candidate.digest == recipe.data_digest:
+            return candidate
+    raise DataError(
+        "applying a recipe",
+        got=f"calibration data other than it was made with: {samples.origin}, {len(samples)} samples",
+        expected=f"the data whose digest begins with {recipe.data_digest[:12]}",
+        try_="the --data of then; or take data_digest out of the recipe to calibrate on these",
+    )

@@ -90,7 +90,8 @@ def lower_candidate(task: Task, name: str, program: Program, recipe: Recipe) -> 
 def open_candidate(task: Task, candidate: Candidate, *, batch: int | None = None) -> Executable:
     """Open a candidate's file, with its batch fixed if one is given."""
     specs = candidate.program.signature
-    dims = {"batch": batch} if batch is not None and "batch" in specs.dims else {}
+    first = specs.inputs[0].shape[0]
+    dims = {first: batch} if batch is not None and isinstance(first, str) else {}
     return open_executable(candidate.path, specs, task.target, dims=dims)
 
 

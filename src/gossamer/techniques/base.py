@@ -87,7 +87,7 @@ def _option_text(value: Any) -> str:
 
 def _option_value(text: str, default: Any, doing: str) -> Any:
     if isinstance(default, tuple):
-        return tuple(part for part in text.split("|") if part)
+        return tuple(part.strip() for part in text.split("|") if part.strip())
     if isinstance(default, str):
         return text
     try:

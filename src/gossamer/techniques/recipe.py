@@ -49,9 +49,9 @@ class Recipe:
     def to_toml(self) -> str:
         """The text form; ``from_toml`` reads it back."""
         lines = [f"version = {RECIPE_VERSION}", f"seed = {self.seed}"]
-        lines += [f"{key} = {json.dumps(value)}" for key in ("target", "data_digest") if (value := getattr(self, key))]
+        lines += [f"{key} = {_toml_text(value)}" for key in ("target", "data_digest") if (value := getattr(self, key))]
         for step in self.steps:
-            lines += ["", "[[step]]", f"technique = {json.dumps(str(step))}"]
+            lines += ["", "[[step]]", f"technique = {_toml_text(str(step))}"]
         return "\n".join(lines) + "\n"
 
     @classmethod
@@ -72,16 +72,22 @@ class Recipe:
         if content.get("version") != RECIPE_VERSION:
             raise OptionError(doing, got=f"version {content.get('version')!r}", expected=f"version = {RECIPE_VERSION}")
         steps = content.get("step", [])
-        texts = (
-            [step.get("technique") for step in steps if isinstance(step, dict)] if isinstance(steps, list) else [None]
-        )
+        tables = [step for step in steps if isinstance(step, dict)] if isinstance(steps, list) else [{}]
+        for field in (field for table in tables for field in table):
+            require_known(field, ("technique",), "field", f"{doing}'s steps")
+        texts = [table.get("technique") for table in tables]
         seed, target, digest = content.get("seed", 0), content.get("target", ""), content.get("data_digest", "")
-        well_typed = isinstance(seed, int) and isinstance(target, str) and isinstance(digest, str)
+        well_typed = type(seed) is int and isinstance(target, str) and isinstance(digest, str)
         if not well_typed or not all(isinstance(item, str) for item in texts) or len(texts) != len(steps):
             raise OptionError(
                 doing, got="a field of another type", expected='[[step]] tables with technique = "name{...}"'
             )
         return cls(tuple(resolve_technique(item) for item in texts if item), seed, target, digest)
+
+
+def _toml_text(text: str) -> str:
+    """A TOML basic string: JSON's, except that TOML knows no surrogate pairs and wants DEL escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def apply_recipe(

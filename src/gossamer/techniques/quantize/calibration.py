@@ -85,10 +85,23 @@ def observe_ranges(
 
 def _run(program: Program, inputs: Mapping[str, np.ndarray], observe) -> None:
     count = len(next(iter(inputs.values())))
-    for start in range(0, count, _BATCH):
-        batch = {name: array[start : start + _BATCH] for name, array in inputs.items()}
+    low, high = _batch_range(program)
+    size = min(_BATCH, high) if low <= _BATCH else low
+    for start in range(0, count, size):
+        batch = {name: array[start : start + size] for name, array in inputs.items()}
+        if min(size, count - start) < low:  # samples of the piece are repeated where the program takes no smaller batch
+            batch = {name: np.resize(array, (low, *array.shape[1:])) for name, array in batch.items()}
         checked = program.signature.check(batch)
         execute(program, {name: torch.from_numpy(array) for name, array in checked.items()}, observe)
+
+
+def _batch_range(program: Program) -> tuple[int, int]:
+    """Smallest and largest batch that the program takes."""
+    first = program.signature.inputs[0].shape[0]
+    if isinstance(first, int):
+        return first, first
+    low, high = program.signature.dims.get(first, (1, None))
+    return max(low, 1), _BATCH if high is None else high
 
 
 def _percentile(histogram: _Histogram, percentile: float) -> tuple[float, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, final
@@ -59,6 +60,8 @@ class Int8(Technique):
 
     def __post_init__(self) -> None:
         doing = "checking the options of int8"
+        if isinstance(self.skip, str) or not all(re.fullmatch(r"[^\s,|]([^,|\n]*[^\s,|])?", glob) for glob in self.skip):
+            raise OptionError(doing, got=f"skip={self.skip!r}", expected="globs of sites, without ',' and '|'")
         require_known(self.observer, OBSERVERS, "observer", doing)
         if not 50 < self.percentile <= 100:
             raise OptionError(doing, got=f"percentile={self.percentile}", expected="more than 50, at most 100")
@@ -202,10 +205,16 @@ class _Quantizer:
                 scale, zero = affine_grid(lowest, highest, low, high)
             self._scales[origin] = float(scale)
             self._grids[origin] = (
-                self._edit.tensor(f"{origin.name}.scale", scale, "buffer"),
-                self._edit.tensor(f"{origin.name}.zero_point", zero, "buffer"),
+                self._buffer(f"{origin.name}.scale", scale),
+                self._buffer(f"{origin.name}.zero_point", zero),
             )
         return self._grids[origin]
+
+    def _buffer(self, name: str, value: Tensor) -> fx.Node:
+        """Store a new tensor; a name that the model itself uses is made another one."""
+        while name in self._program.tensors:
+            name += "_"
+        return self._edit.tensor(name, value, "buffer")
 
     def _quantize_layer(self, node: fx.Node) -> None:
         rule = self._rules.ops[dialect.op_class(node)]
@@ -245,8 +254,8 @@ class _Quantizer:
         Scales of shape () serve the whole tensor, (channels,) its axis 0.
         """
         low, high = scheme.code_range if scheme else (-_BIAS_RANGE, _BIAS_RANGE)
-        scale = self._edit.tensor(f"{name}_scale", scales.float(), "buffer")
-        zero = self._edit.tensor(f"{name}_zero_point", torch.zeros_like(scales).float(), "buffer")
+        scale = self._buffer(f"{name}_scale", scales.float())
+        zero = self._buffer(f"{name}_zero_point", torch.zeros_like(scales).float())
         copy, value = self._edit.node(constant), tensor_value(constant)
         base = name.replace(".", "_")
         axis = 0 if scales.dim() else None

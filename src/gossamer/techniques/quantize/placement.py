@@ -91,6 +91,8 @@ def _unfit(node: fx.Node, rules: QuantizerPlacement) -> str:
     if dialect.op_class(node) not in rules.ops:
         return f"the target has no int8 {dialect.op_class(node)}"
     weight = dialect.bound_arguments(node)["weight"]
+    if weight.target is dialect.dequantize:
+        return "it is quantized already"
     if not is_constant(weight):
         return "its weight is computed from the input"
     value = (weight if dialect.op_class(node) == "embedding" else node.args[0]).meta["value"]  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]

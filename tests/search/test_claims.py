@@ -1,0 +1,237 @@
+"""Each kind of clause against evidence that settles it either way, and evidence that does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gossamer.core.budget import Clause, parse_budget
+from gossamer.core.errors import DataError
+from gossamer.core.measurement import Measurement
+from gossamer.metrics import METRICS, resolve_metric
+from gossamer.metrics.base import Metric
+from gossamer.search.claims import (
+    ClauseResult,
+    Predictions,
+    decide_measured_clause,
+    decide_metric_clause,
+    drop_text,
+    flips_of,
+)
+
+TOP1, F1, MAE = METRICS["top1"], METRICS["f1"], METRICS["mae"]
+
+
+def clause(text: str, metric: str | None = "top1") -> Clause:
+    figures = {name: known.better for name, known in METRICS.items() if not known.unit}
+    (only,) = parse_budget(text, metric, METRICS, figures).clauses
+    return only
+
+
+def logits(right: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Two-class scores that are right or wrong as told."""
+    return np.eye(2, dtype=np.float32)[np.where(right, labels, 1 - labels)]
+
+
+def predictions(n: int, *, lost: int = 0, won: int = 0, wrong: int = 0) -> Predictions:
+    """``n`` samples: ``lost`` only the original has right, ``won`` only the candidate, ``wrong`` neither."""
+    labels = np.arange(n) % 2
+    before, after = np.ones(n, bool), np.ones(n, bool)
+    after[:lost] = False
+    before[lost : lost + won] = False
+    before[lost + won : lost + won + wrong] = after[lost + won : lost + won + wrong] = False
+    return Predictions({"y": logits(before, labels)}, {"y": logits(after, labels)}, labels, labels, "digest")
+
+
+def decide(text: str, given: Predictions, metric: Metric = TOP1) -> ClauseResult:
+    return decide_metric_clause(clause(text, metric.name), metric, given, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "decision"),
+    [
+        ("drop <= 1pt", predictions(2000, lost=2, won=2), "holds"),
+        ("drop <= 1pt", predictions(2000, lost=90), "fails"),
+        ("drop <= 1pt", predictions(200, lost=1), "undecided"),
+        ("drop <= 1pt @ 99%", predictions(400), "undecided"),  # 0.99^400 is 1.8 %
+        ("drop <= 1pt @ 99%", predictions(500), "holds"),  # 0.99^500 is 0.66 %
+        ("drop <= 0pt", predictions(1000, lost=5, won=60), "holds"),
+        ("top1 >= 90%", predictions(1000, wrong=50), "holds"),
+        ("top1 >= 0.9", predictions(1000, wrong=50), "holds"),
+        ("top1 >= 90%", predictions(1000, wrong=150), "fails"),
+        ("top1 >= 90%", predictions(1000, wrong=100), "undecided"),
+        ("top1 >= 0.98x baseline", predictions(1000, wrong=100), "holds"),
+        ("top1 >= 0.98x baseline", predictions(1000, lost=80), "fails"),
+        ("top1 >= 0.98x baseline", predictions(300, lost=6), "undecided"),
+        ("worst class drop <= 3pt", predictions(2000, lost=4), "holds"),
+        ("flips <= 5%", predictions(1000, lost=10, won=10), "holds"),
+        ("flips <= 5%", predictions(1000, lost=60, won=60), "fails"),
+        ("flips <= 5%", predictions(1000, lost=25, won=25), "undecided"),
+        ("negative flips <= 5%", predictions(1000, lost=10, won=100), "holds"),
+        ("negative flips <= 5%", predictions(1000, lost=90), "fails"),
+        ("negative flips <= 5%", predictions(60, lost=1), "undecided"),
+    ],
+    ids=str,
+)
+def test_a_clause_about_the_metric(text: str, given: Predictions, decision: str):
+    result = decide(text, given)
+    assert result.decision == decision
+    assert result.clause == str(clause(text))
+    assert f"n={len(given.labels)}" in result.found or text.startswith("worst")
+    if decision == "fails":
+        assert result.short_by > 0
+
+
+def test_a_worst_class_is_found_and_named():
+    """Class 1 loses 6 of 100, class 0 nothing: over all samples that is 3 points, in its class 6."""
+    given = predictions(200)
+    after = given.after["y"].copy()
+    after[1:13:2] = after[1:13:2, ::-1]
+    given = Predictions(given.before, {"y": after}, given.labels, given.classes, "")
+    whole, worst = decide("drop <= 4pt", given), decide("worst class drop <= 4pt", given)
+    assert "+3.00 pt" in whole.found
+    assert worst.found.startswith("class 1: drop +6.00 pt")
+    assert worst.short_by == pytest.approx(0.5)
+
+
+def test_a_worst_class_needs_class_labels():
+    given = predictions(100)
+    with pytest.raises(DataError, match="no class labels"):
+        decide("worst class drop <= 3pt", Predictions(given.before, given.after, given.labels, None, ""))
+
+
+def test_an_undecided_clause_says_how_many_samples_would_decide_it():
+    result = decide("drop <= 1pt", predictions(200, lost=1))
+    assert "samples would decide it" in result.found
+    assert result.certificate is not None
+    assert (result.certificate.samples_needed or 0) > 200
+
+
+@pytest.mark.parametrize(("better", "decision"), [(0, "holds"), (30, "fails")])
+def test_a_metric_that_is_no_mean_is_resampled(better: int, decision: str):
+    result = decide("drop <= 5pt", predictions(400, lost=better, wrong=10), F1)
+    assert result.decision == decision
+    assert result.certificate is not None
+    assert "bootstrap" in result.certificate.test
+
+
+def test_flips_need_one_score_a_sample():
+    with pytest.raises(DataError, match="f1, which is no mean over samples"):
+        decide("flips <= 1%", predictions(100), F1)
+
+
+def regression(noise: float) -> Predictions:
+    """Labels, an original that is off by about 1, a candidate that is off by ``noise`` more."""
+    rng = np.random.default_rng(0)
+    labels = rng.standard_normal(500).astype(np.float32)
+    before = labels + np.where(np.arange(500) % 2, 1.0, -1.0) * rng.uniform(0.8, 1.2, 500)
+    after = before + np.sign(before - labels) * noise
+    return Predictions({"y": before[:, None]}, {"y": after[:, None]}, labels[:, None], None, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "noise", "decision"),
+    [
+        ("mae <= 1.5", 0.1, "holds"),
+        ("mae <= 1.5", 0.9, "fails"),
+        ("mae <= 1.1x baseline", 0.05, "holds"),
+        ("mae <= 1.1x baseline", 0.3, "fails"),
+    ],
+)
+def test_an_error_counts_downward(text: str, noise: float, decision: str):
+    result = decide(text, regression(noise), MAE)
+    assert result.decision == decision
+    assert (result.short_by > 0) == (decision == "fails")
+
+
+def measured(**changes: Any) -> list[Measurement]:
+    """A candidate that takes 2 ms, give or take a tenth."""
+    latency = {"value": 2.0, "interval": (1.9, 2.1)} | changes
+    return [
+        Measurement("latency p50", latency["value"], "ms", "lower", 100, latency["interval"]),
+        Measurement("latency p99", 5.0, "ms", "lower", 2000, (4.0, 6.0)),
+        Measurement("throughput", 500.0, "samples/s", "higher", 100, (480.0, 520.0)),
+        Measurement("size", 1e6, "B", "lower"),
+        Measurement("peak memory", 3e6, "B", "lower"),
+        Measurement("load", 8.0, "ms", "lower"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "decision", "short_by"),
+    [
+        ("latency <= 2.2ms", "holds", 0.0),
+        ("latency <= 2.1ms", "holds", 0.0),
+        ("latency <= 2.05ms", "undecided", 0.0),
+        ("latency <= 1.95ms", "undecided", 0.05 / 1.95),
+        ("latency <= 1ms", "fails", 1.0),
+        ("latency p99 <= 7ms", "holds", 0.0),
+        ("latency p99 <= 5ms", "undecided", 0.0),
+        ("latency p90 <= 7ms", "undecided", 0.0),  # not measured: too few calls
+        ("latency <= 0.9x baseline", "holds", 0.0),
+        ("latency <= 0.25x baseline", "fails", 1.0),
+        ("throughput >= 400/s", "holds", 0.0),
+        ("throughput >= 500/s", "undecided", 0.0),
+        ("throughput >= 1000/s", "fails", 0.5),
+        ("throughput >= 1.5x baseline", "holds", 0.0),
+        ("size <= 1MB", "holds", 0.0),
+        ("size <= 800kB", "fails", 0.25),
+        ("size <= 0.3x baseline", "holds", 0.0),
+        ("size <= 0.2x baseline", "fails", 0.25),
+        ("peak memory <= 4MB", "holds", 0.0),
+        ("peak memory <= 2MB", "fails", 0.5),
+        ("load time <= 8ms", "holds", 0.0),
+        ("load time <= 4ms", "fails", 1.0),
+    ],
+)
+def test_a_clause_about_a_measurement(text: str, decision: str, short_by: float):
+    baseline = [
+        Measurement("latency p50", 4.0, "ms", "lower"),
+        Measurement("throughput", 250.0, "samples/s", "higher"),
+        Measurement("size", 4e6, "B", "lower"),
+    ]
+    result = decide_measured_clause(clause(text), measured(), baseline)
+    assert result.decision == decision
+    assert result.short_by == pytest.approx(short_by, abs=1e-9)
+    assert result.to_json()["decision"] == decision
+
+
+def test_a_figure_that_the_baseline_lacks_is_undecided():
+    result = decide_measured_clause(clause("latency p99 <= 0.9x baseline"), measured(), measured()[:1])
+    assert result.decision == "undecided"
+
+
+def test_the_drop_is_told_whatever_the_budget():
+    assert drop_text(TOP1, predictions(100, lost=2), 0).startswith("+2.00 pt [")
+    assert drop_text(MAE, regression(0.1), 0).startswith("0.1")
+
+
+def test_flips_are_counted_where_there_is_right_and_wrong():
+    flips = flips_of(TOP1, predictions(100, lost=3, won=2))
+    assert flips is not None
+    assert "3" in str(flips)
+    assert flips_of(MAE, regression(0.1)) is None
+    assert flips_of(resolve_metric("f1"), predictions(100)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "beyond"),
+    [
+        ("latency <= 1ms", "100%"),
+        ("latency <= 1us", "2000 times the limit"),
+        ("size <= 800kB", "25%"),
+        ("size <= 1MB", ""),
+        ("throughput >= 1000/s", "50%"),
+    ],
+)
+def test_how_far_beyond_the_limit(text: str, beyond: str):
+    assert decide_measured_clause(clause(text), measured(), []).beyond == beyond
+
+
+def test_how_many_points_beyond_the_limit():
+    assert decide("drop <= 1pt", predictions(2000, lost=90)).beyond == "+3.50 pt"
+    assert decide("top1 >= 90%", predictions(1000, wrong=150)).beyond == "+5.00 pt"
+    assert decide("flips <= 5%", predictions(1000, lost=100)).beyond == "100%"
+    assert decide("drop <= 1pt", predictions(2000)).beyond == ""
