@@ -126,8 +126,9 @@ POOLING = [
     *(
         layer(f"aten.upsample_{mode}2d.vec", f"factor {factor} of {size}",
            lambda mode=mode, factor=factor: nn.Upsample(scale_factor=factor, mode=mode), r(2, 1, size, size),
-           # A coordinate up to ``size`` is rounded to 24 bits twice on each side; values change by twice their largest.
-           bound=2 * size * 4 * 2.0**-24)
+           # A coordinate up to ``size`` is rounded to 24 bits twice on each side, and values change by twice their
+           # largest; the 16 products of a cubic in two axes are rounded on each side as well.
+           bound=(2 * size * 4 + 2 * 16) * 2.0**-24)
         for mode in ("nearest", "bilinear", "bicubic")
         for size, factor in ((50, 2.3), (32, 1.2), (50, 0.3), (3, 2.3))
     ),
