@@ -35,7 +35,9 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output, nothing else.")]
 Model = Annotated[str, typer.Argument(help="file.py:factory, a .pt2 file, a Hugging Face folder, or a saved program.")]
-Weights = Annotated[Path | None, typer.Option(help="Weights for file.py:factory, as .safetensors, or .pt (weights only).")]
+Weights = Annotated[
+    Path | None, typer.Option(help="Weights for file.py:factory, as .safetensors, or .pt (tensors only).")
+]
 Data = Annotated[str, typer.Option(help="Calibration data: .npz, a folder of images by class, or file.py:loader.")]
 Dynamic = Annotated[
     list[str] | None,
@@ -47,7 +49,7 @@ Dynamic = Annotated[
 
 def main() -> None:
     """Run the command line; every error that is not a bug is one clear message and an exit code."""
-    errors = Console(stderr=True, highlight=False)
+    errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
         code = app(standalone_mode=False)  # returns the code of a typer.Exit, which it catches itself
         sys.exit(code if isinstance(code, int) else 0)

@@ -68,9 +68,9 @@ def test_an_option_given_twice_is_refused() -> None:
 @pytest.mark.parametrize(
     ("scheme", "codes"),
     [
-        (Scheme("uint8", symmetric=False, granularity="tensor"), (0, 255)),
-        (Scheme("int8", symmetric=False, granularity="tensor"), (-128, 127)),
-        (Scheme("int8", symmetric=True, granularity="channel"), (-127, 127)),
+        (Scheme("uint8", symmetric=False), (0, 255)),
+        (Scheme("int8", symmetric=False), (-128, 127)),
+        (Scheme("int8", symmetric=True), (-127, 127)),
     ],
 )
 def test_code_ranges(scheme: Scheme, codes: tuple[int, int]) -> None:

@@ -333,7 +333,6 @@ def test_squeeze_without_dims_needs_fixed_sizes() -> None:
         (lambda x: F.adaptive_avg_pool2d(x, (3, 2)), r"adaptive average pooling from \[4, 3\] to \[3, 2\]"),
         (lambda x: (x * 4).long() & (x > 0), "& of whole numbers"),
         (lambda x: torch.fft.rfft(x).abs(), r"operation aten\.fft_rfft\.default in module ''"),
-        (lambda x: torch.einsum("bij,bkj->bik", x, x), r"operation aten\.einsum\.default in module ''"),
     ],
 )
 def test_what_has_no_form_in_the_dialect_is_refused_with_its_source_line(function: Any, text: str) -> None:

@@ -103,7 +103,7 @@ def test_calibration_data_are_drawn_at_random_and_not_more_than_needed(program):
         ({"data": (X.astype(str), Y)}, DataError, "dtype"),
         ({"data": {"image": X, "y": Y}}, DataError, "inputs named image"),
         ({"data": "nowhere.npz"}, DataError, "no such file"),
-        ({"metric": "top2"}, UnknownName, r"metric 'top2'[\s\S]*'top1'\?"),
+        ({"metric": "topp1"}, UnknownName, r"metric 'topp1'[\s\S]*'top1'\?"),
         ({"target": "onnxruntme"}, UnknownName, r"runtime 'onnxruntme'[\s\S]*'onnxruntime'\?"),
         ({"target": "onnxruntime:gpu"}, UnknownName, "device 'gpu'"),
         ({"target": "onnxruntime,batch=0"}, OptionError, "at least 1"),

@@ -101,6 +101,7 @@ def from_exported(
     names = _output_names(exported, len(output.args[0]))
     shapes = " ".join(str(dim) for node in placeholders for dim in node.meta["value"].shape)
     used = set(re.findall(r"[A-Za-z_]\w*", shapes))  # a name may stand in an expression only: 2*half
+    names = [f"{key}_output" if key in {node.target for node in placeholders} else key for key in names]
     specs = Signature(
         tuple(_spec(node.target, node.meta["value"]) for node in placeholders),
         tuple(_spec(key, node.meta["value"]) for key, node in zip(names, output.args[0], strict=True)),

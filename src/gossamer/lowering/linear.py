@@ -10,7 +10,7 @@ from torch import fx
 
 from gossamer.lowering.call import Call
 from gossamer.lowering.emitter import Emitter
-from gossamer.lowering.pointwise import Rule
+from gossamer.lowering.pointwise import Rule, operand
 from gossamer.lowering.quantization import looked_up_rows, padded_channels
 from gossamer.program.dialect import aten
 from gossamer.program.values import TORCH_DTYPES, tensor_value
@@ -52,6 +52,12 @@ def _linear(e: Emitter, call: Call) -> None:
 
 def _matmul(e: Emitter, call: Call) -> str:
     return e.op("MatMul", [e.full(call.tensor("self")), e.full(call.tensor("other"))])
+
+
+def _einsum(e: Emitter, call: Call) -> str:
+    # ONNX and PyTorch write equations alike; the dtype is promoted by hand, as for every operation with several inputs.
+    operands = [operand(e, tensor, call.dtype) for tensor in call["tensors"]]
+    return e.op("Einsum", operands, equation=call["equation"].replace(" ", ""))
 
 
 def _embedding(e: Emitter, call: Call) -> str:
@@ -121,6 +127,7 @@ RULES: Mapping[Any, Rule] = {
     aten.conv_transpose2d.input: _conv_transpose,
     aten.linear.default: _linear,
     aten.matmul.default: _matmul,
+    aten.einsum.default: _einsum,
     aten.embedding.default: _embedding,
     aten.batch_norm.default: _batch_norm,
     aten.layer_norm.default: _layer_norm,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from gossamer.core.errors import UserError
 from gossamer.search.evaluation import divergence, outputs_on
 from gossamer.search.task import Candidate, Task, lower_candidate
 from gossamer.techniques.quantize.int8 import Calibration, Int8, int8_layers
@@ -23,28 +22,26 @@ def int8_candidate(task: Task, technique: Int8, calibration: Calibration) -> Can
 
 
 def rank_by_sensitivity(task: Task, technique: Int8, calibration: Calibration, whole: Candidate) -> list[str]:
-    """Layers of an int8 candidate, most harmful first: how much nearer to the original is the output without each?
+    """Layers of an int8 candidate, most harmful first: how far does each alone in int8 move the output?
 
-    One quantization, lowering and pass over at most 256 samples a layer. When the time limit passes, the layers not yet
-    tried keep the order of the network, behind those tried.
+    Alone, since a layer that ruins the output hides what the others do to it. One quantization, lowering and pass over
+    at most 256 samples a layer. When the time limit passes, the layers not yet tried keep the order of the network,
+    behind those tried.
     """
     samples = task.choose.shuffled(task.seed).take(slice(0, _SCAN_SAMPLES))
     original = lower_candidate(task, "fp32", calibration.program, Recipe())
     reference = outputs_on(task, original, samples)
-    everything = divergence(reference, outputs_on(task, whole, samples))
     layers = list(int8_layers(whole.program))
     task.progress.stage("sensitivity of each layer", len(layers))
-    gains: dict[str, float] = {}
+    harms: dict[str, float] = {}
     for layer in layers:
         if task.deadline.passed:
             break
-        try:
-            without = int8_candidate(task, replace(technique, skip=(_literal(layer),)), calibration)
-        except UserError:  # the only layer: without it nothing is left to quantize
-            continue
-        gains[layer] = everything - divergence(reference, outputs_on(task, without, samples))
+        others = tuple(_literal(other) for other in layers if other != layer)
+        alone = int8_candidate(task, replace(technique, skip=others), calibration)
+        harms[layer] = divergence(reference, outputs_on(task, alone, samples))
         task.progress.advance(layer)
-    return sorted(gains, key=lambda layer: -gains[layer]) + [layer for layer in layers if layer not in gains]
+    return sorted(harms, key=lambda layer: -harms[layer]) + [layer for layer in layers if layer not in harms]
 
 
 def fewest_in_float(

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from gossamer.artifacts import Artifact
-from gossamer.core.errors import ArtifactError, OptionError
+from gossamer.core.errors import ArtifactError, ModelError, OptionError
 from gossamer.core.runnable import Executable
+from gossamer.core.specs import Signature
 from gossamer.verification.inputs import Case
 from gossamer.verification.parity import Parity, compare_runnables
 from gossamer.verification.policies import FP32, INT8
 from gossamer.verification.verdict import Verdict, decide
+
+if TYPE_CHECKING:
+    from gossamer.search.claims import ClauseResult
 
 _OPTIONS = frozenset({"weights", "dynamic", "example_inputs", "transform", "metric", "budget"})
 
@@ -100,6 +106,7 @@ def _against_original(
         example=example if example is not None else example_from(samples),
         dynamic=options.get("dynamic", "batch"),
     )
+    _require_same_interface(artifact, program.signature, against)
     samples = samples.matched_to(program.signature)
     executable: Executable = artifact.open()
     try:
@@ -110,4 +117,35 @@ def _against_original(
     predictions = Predictions(before, after, labels, samples.labels, samples.digest)
     clauses = [clause for clause in budget.clauses if clause.kind in METRIC_KINDS]
     results = [decide_metric_clause(clause, metric, predictions, seed=0) for clause in clauses]
-    return decide(parity, [r.certificate for r in results if r.certificate is not None], flips_of(metric, predictions))
+    flips = flips_of(metric, predictions)
+    verdict = decide(parity, [result.certificate for result in results if result.certificate is not None], flips)
+    return _with_clauses(verdict, results, metric.name)
+
+
+def _with_clauses(verdict: Verdict, results: Sequence[ClauseResult], metric: str) -> Verdict:
+    """The verdict with the clauses that have no certificate (flips); without any clause nothing was proven."""
+    if verdict.kind == "rejected":
+        return verdict
+    if not results:
+        reason = f"the budget limits nothing about {metric}, so nothing about it was tested"
+        return replace(verdict, kind="undecided", reasons=(reason, *verdict.reasons))
+    open_ = [result for result in results if result.certificate is None and result.decision != "holds"]
+    if not open_:
+        return verdict if verdict.kind == "undecided" else replace(verdict, kind="accepted")
+    kind = "rejected" if any(result.decision == "fails" for result in open_) else "undecided"
+    return replace(verdict, kind=kind, reasons=(*(f"{r.clause}: {r.found}" for r in open_), *verdict.reasons))
+
+
+def _require_same_interface(artifact: Artifact, original: Signature, against: Any) -> None:
+    """Raise unless the original takes and returns what the artifact does; sizes may differ where they are free."""
+    pairs = ((artifact.signature.inputs, original.inputs), (artifact.signature.outputs, original.outputs))
+    for packed, given in pairs:
+        if [(spec.name, spec.dtype, len(spec.shape)) for spec in packed] != [
+            (spec.name, spec.dtype, len(spec.shape)) for spec in given
+        ]:
+            raise ModelError(
+                f"comparing {artifact.folder} with {against if isinstance(against, str | Path) else 'the original'}",
+                got=", ".join(map(str, given)),
+                expected=", ".join(map(str, packed)),
+                try_="the model that the artifact was made from",
+            )
