@@ -22,6 +22,7 @@ from gossamer.reporting.progress import TerminalProgress
 from gossamer.reporting.terminal import print_facts, print_front, print_rows
 
 EXIT_BUG, EXIT_INPUT, EXIT_MISSED, EXIT_UNDECIDED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
+_INTERRUPTED = "interrupted; nothing was written"
 _OUTCOME_EXIT = {"met": 0, "missed": EXIT_MISSED, "undecided": EXIT_UNDECIDED}
 
 app = typer.Typer(
@@ -51,10 +52,12 @@ def main() -> None:
     """Run the command line; every error that is not a bug is one clear message and an exit code."""
     errors = Console(stderr=True, highlight=False, soft_wrap=True)
     try:
-        code = app(standalone_mode=False)  # returns the code of a typer.Exit, which it catches itself
+        code = app(standalone_mode=False)  # returns the code of a typer.Exit, and 130 for an interrupt
+        if code == EXIT_INTERRUPTED:
+            errors.print(_INTERRUPTED, style="yellow")
         sys.exit(code if isinstance(code, int) else 0)
     except (KeyboardInterrupt, typer.Abort):
-        errors.print("interrupted; nothing was written", style="yellow")
+        errors.print(_INTERRUPTED, style="yellow")
         sys.exit(EXIT_INTERRUPTED)
     except InternalError as error:
         errors.print(f"This is a bug in gossamer, please report it:\n{error}", style="red", markup=False)
@@ -129,6 +132,7 @@ def inspect(
     path: Annotated[str, typer.Argument(help="An artifact folder, or a model in any form that compress takes.")],
     weights: Weights = None,
     data: Annotated[str | None, typer.Option(help="Data to trace a module with.")] = None,
+    dynamic: Dynamic = None,
     as_json: Json = False,
 ) -> None:
     """Show an artifact: before and after, what was tried, and why. Or the program of a model."""
@@ -146,7 +150,7 @@ def inspect(
         if search:
             print_front(console, search)
         return
-    program = flow.capture(path, flow.example_of(data), weights=weights)
+    program = flow.capture(path, flow.example_of(data), weights=weights, dynamic=_dynamic(dynamic))
     if as_json:
         _print_json(
             {
@@ -167,13 +171,15 @@ def verify(
     data: Annotated[str | None, typer.Option(help="Samples for the comparison with the original.")] = None,
     weights: Weights = None,
     transform: Annotated[str | None, typer.Option(help="For image folders: file.py:function.")] = None,
+    dynamic: Dynamic = None,
     as_json: Json = False,
 ) -> None:
     """Check an artifact here: every file, the golden outputs, and the original beside it if given."""
-    options = {"weights": weights, "transform": transform} if against else {}
-    verdict = flow.verify(
-        artifact, against, data, **{name: value for name, value in options.items() if value is not None}
-    )
+    given = {"weights": weights, "transform": transform, "dynamic": dynamic}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value}
+    if dynamic:
+        options["dynamic"] = _dynamic(dynamic)
+    verdict = flow.verify(artifact, against, data, **options)
     if as_json:
         _print_json(verdict.to_json())
     else:
@@ -211,14 +217,15 @@ def apply(  # noqa: PLR0913 - one parameter an option
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for the program; must not exist.")],
     weights: Weights = None,
+    dynamic: Dynamic = None,
     target: Annotated[str, typer.Option(help="Instead of the recipe's own.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the folder at --out.")] = False,
     as_json: Json = False,
 ) -> None:
     """Replay a recipe without a search, and save the changed program."""
-    require_free(out, force=force)
+    require_free(out, force=force, mark="graph.json")
     with _progress() as progress:
-        program = flow.capture(model, flow.example_of(data), weights=weights)
+        program = flow.capture(model, flow.example_of(data), weights=weights, dynamic=_dynamic(dynamic))
         changed = flow.apply(program, recipe, data, target=target, progress=progress)
     flow.save(changed, out, force=force)
     facts = {"program": str(out), "before": program.digest, "after": changed.digest}

@@ -165,10 +165,15 @@ def _loaded(artifact: str | Path | Artifact) -> Artifact:
 
 
 def save(program: Program, folder: str | Path, *, force: bool = False) -> None:
-    """Write a program into a new folder: graph and tensors, no pickle. ``capture`` reads it back."""
-    from gossamer.core.files import new_folder
-    from gossamer.program.storage import save_program
+    """Write a program into a new folder: graph and tensors, no pickle. ``capture`` reads it back.
 
+    Raises:
+        OutputExists: the folder is there and ``force`` is not given, or it holds something else than a program.
+    """
+    from gossamer.core.files import new_folder, require_free
+    from gossamer.program.storage import GRAPH_FILE, save_program
+
+    require_free(Path(folder), force=force, mark=GRAPH_FILE)
     with new_folder(Path(folder).absolute(), force=force) as new:
         save_program(program, new)
 

@@ -87,10 +87,10 @@ def test_several_inputs_and_nested_results_get_names() -> None:
 def test_inputs_by_keyword() -> None:
     program = capture(Several(), {"b": torch.randn(2, 3), "a": torch.randn(2, 3), "extra": torch.ones(2, 3)})
     assert {spec.name for spec in program.signature.inputs} == {"a", "b", "extra"}
-    assert [spec.name for spec in program.signature.outputs] == ["sum", "parts_0", "parts_1_0", "extra_output"]  # not twice "extra"
+    assert [spec.name for spec in program.signature.outputs] == ["sum", "parts_0", "parts_1_0", "extra_output"]
     arrays = {name: np.full((5, 3), value, np.float32) for name, value in (("a", 1), ("b", 10), ("extra", 100))}
     outputs = Interpreter(program).run(arrays)
-    assert [outputs[name][0, 0] for name in ("sum", "parts_0", "parts_1_0", "extra")] == [11, 2, 10, -99]
+    assert [outputs[name][0, 0] for name in ("sum", "parts_0", "parts_1_0", "extra_output")] == [11, 2, 10, -99]
 
 
 def test_a_named_tuple_as_result() -> None:

@@ -14,7 +14,7 @@ _SECONDS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 
 def parse_duration(text: str) -> float:
     """Seconds of a text such as ``90s``, ``20m`` or ``1.5h``."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)\s*", text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|min|h)\s*", text) if isinstance(text, str) else None
     if match is None or float(match[1]) <= 0:
         raise OptionError(
             "reading a time limit", got=repr(text), expected="a positive number and s, m or h", try_="20m"

@@ -25,14 +25,30 @@ def write_atomic(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def require_free(path: Path, *, force: bool) -> None:
-    """Raise ``OutputExists`` if ``path`` is taken and may not be replaced. Call it before any work starts."""
-    if path.exists() and not force:
+def require_free(path: Path, *, force: bool, mark: str = "") -> None:
+    """Raise ``OutputExists`` if ``path`` is taken and may not be replaced. Call it before any work starts.
+
+    Args:
+        path: where something will be written.
+        force: it may replace what is there.
+        mark: a file without which even ``force`` replaces no folder: so that nobody loses another folder by a typing error.
+    """
+    doing = f"preparing the output folder {path}"
+    if not path.exists():
+        return
+    if not force:
         raise OutputExists(
-            f"preparing the output folder {path}",
+            doing,
             got="it is there already",
             expected="a path that does not exist",
             try_="another --out, or --force to replace it",
+        )
+    if mark and not (path / mark).is_file() and not (path.is_dir() and not any(path.iterdir())):
+        raise OutputExists(
+            doing,
+            got=f"something there that holds no {mark}",
+            expected="a free path, or a folder with it to replace",
+            try_="another --out, or remove it yourself",
         )
 
 

@@ -14,8 +14,8 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     return difflib.get_close_matches(name, list(known), n=count, cutoff=0.4)
 
 
-def require_known(name: str, known: Iterable[str], what: str, doing: str) -> None:
-    """Raise ``UnknownName`` with the nearest names unless ``name`` is one of ``known``."""
+def require_known(name: str, known: Iterable[str], what: str, doing: str, otherwise: str = "") -> None:
+    """Raise ``UnknownName`` unless ``name`` is one of ``known``; offers the nearest, or ``otherwise`` if none is near."""
     known = sorted(known)
     if name in known:
         return
@@ -24,7 +24,7 @@ def require_known(name: str, known: Iterable[str], what: str, doing: str) -> Non
         doing,
         got=f"{what} {name!r}",
         expected=f"one of: {', '.join(known)}",
-        try_=f"{close[0]!r}?" if close else "",
+        try_=f"{close[0]!r}?" if close else otherwise,
     )
 
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gossamer.core.errors import OptionError, UnknownName
-from gossamer.core.names import nearest
+from gossamer.core.errors import OptionError
+from gossamer.core.names import require_known
 
 
 @dataclass(frozen=True)
@@ -129,26 +129,15 @@ def parse_target(text: str, known: Mapping[str, Mapping[str, TargetFacts]]) -> T
     head, *options = [part.strip() for part in text.split(",")]
     runtime, _, device = head.partition(":")
     device = device or "cpu"
-    _require(runtime, known, "runtime", doing)
-    _require(device, known[runtime], "device", doing)
+    require_known(runtime, known, "runtime", doing, "gossamer targets")
+    require_known(device, known[runtime], "device", doing, "gossamer targets")
     values: dict[str, int] = {}
     for option in options:
         name, equals, value = option.partition("=")
-        _require(name, OPTIONS, "option", doing)
+        require_known(name, OPTIONS, "option", doing, "gossamer targets")
         if not equals or not value.isdecimal() or int(value) < 1:
             raise OptionError(doing, got=option, expected=f"{name}=N with N a whole number of at least 1")
         if name in values:
             raise OptionError(doing, got=f"{name} twice", expected="each option once")
         values[name] = int(value)
     return Target(runtime, device, facts=known[runtime][device], **values)
-
-
-def _require(name: str, known: Mapping[str, object] | tuple[str, ...], what: str, doing: str) -> None:
-    if name not in known:
-        close = nearest(name, known)
-        raise UnknownName(
-            doing,
-            got=f"{what} {name!r}",
-            expected=f"one of: {', '.join(sorted(known))}",
-            try_=f"{close[0]!r}?" if close else "gossamer targets",
-        )

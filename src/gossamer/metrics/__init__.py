@@ -27,6 +27,9 @@ def resolve_metric(text: str) -> Metric:
         OptionError: nothing behind the ``@``, or a custom metric that does not load.
     """
     doing = f"reading the metric {text!r}"
+    if not isinstance(text, str):
+        expected = f"text: {', '.join(METRICS)}, or file.py:function"
+        raise OptionError(doing, got=type(text).__name__, expected=expected, try_="put the function into a file")
     head, at, output = (part.strip() for part in text.partition("@"))
     if at and not output:
         raise OptionError(doing, got="nothing behind @", expected=f"{head}@output")

@@ -82,6 +82,9 @@ def _prepare(task: Task) -> tuple[_Original, list[str]]:
     notes = [
         f"{len(task.calibrate)} samples to calibrate, {len(task.choose)} to choose, {len(task.prove)} to prove",
     ]
+    for name, values in original.on_choose.items():
+        bad = int(np.isnan(values.reshape(len(values), -1)).any(axis=1).sum()) if values.dtype.kind == "f" else 0
+        notes += [f"the original's output {name} is NaN for {bad} of {len(values)} samples"] if bad else []
     scores = task.metric.per_sample(original.on_prove, labels_for(task, task.prove, original.on_prove))
     if scores is not None and np.isin(scores, (0, 1)).all():  # right or wrong: for others the line would be wrong
         drops = [clause for clause in task.budget.clauses if clause.kind == "metric drop" and clause.unit == "pt"]

@@ -32,9 +32,10 @@ def recheck(artifact: Artifact, against: Any, data: Any, options: Mapping[str, A
         OptionError: an option that does not exist, or one of ``against`` and ``data`` without the other.
     """
     unknown = set(options) - _OPTIONS
-    if unknown or (against is None) != (data is None):
-        got = f"options {sorted(unknown)}" if unknown else "only one of the original and its data"
-        raise OptionError("verifying an artifact", got=got, expected="--against and --data together")
+    if unknown or (against is None) != (data is None) or (options and against is None):
+        got = "only one of the original and its data" if not options else f"{', '.join(sorted(unknown or options))}"
+        expected = f"--against and --data together; with them one of: {', '.join(sorted(_OPTIONS))}"
+        raise OptionError("verifying an artifact", got=got, expected=expected)
     artifact.verify_integrity()
     parity = _replay(artifact)
     if against is None or parity.verdict == "rejected":

@@ -93,6 +93,8 @@ def make_task(  # noqa: PLR0913 - the user's knobs, one by one
 def read_budget(text: str, metric: Metric) -> Budget:
     """The budget with its ``drop`` about this metric; an empty text is no limit at all."""
     plain = metric.name.partition("@")[0].rpartition(":")[2]  # of file.py:function, the function
+    if not isinstance(text, str):
+        raise OptionError("reading the budget", got=repr(text), expected="text; empty for no limit")
     if not text.strip():
         return Budget(())
     figures = {name: known.better for name, known in {**METRICS, plain: metric}.items() if not known.unit}

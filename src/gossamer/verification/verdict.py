@@ -38,8 +38,9 @@ class Verdict:
         return self.kind in ("exact", "equivalent", "accepted")
 
     def __str__(self) -> str:
-        evidence = [self.parity, *self.certificates, self.flips]
-        return "\n".join([self.kind, *(f"  {entry}" for entry in evidence if entry is not None)])
+        evidence = [str(entry) for entry in (self.parity, *self.certificates, self.flips) if entry is not None]
+        reasons = [reason for reason in self.reasons if reason not in evidence]
+        return "\n".join([self.kind, *(f"  {line}" for line in (*reasons, *evidence))])
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON value."""
