@@ -171,14 +171,13 @@ def digit_front(digit_program: Program, digits: tuple[np.ndarray, np.ndarray]) -
     images, labels = digits
     with pytest.MonkeyPatch.context() as patch:
         install_fake(patch)
-        front = flow.compress(
+        return flow.compress(
             digit_program,
             images[:900],
             (images[900:], labels[900:]),
             target="onnxruntime:cpu,batch=8",
             budget="drop <= 2pt",
         )
-    return front
 
 
 @pytest.fixture(scope="session")

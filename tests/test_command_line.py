@@ -256,7 +256,7 @@ def test_demo(run, place: Path, hasty, monkeypatch: pytest.MonkeyPatch):
     report = done.json
     assert report["columns"][0] == "model"
     if (place / "demo").exists():
-        images, labels = digits.load_digits()
+        images, _labels = digits.load_digits()
         with flow.load(place / "demo") as small:
             assert np.asarray(small(images[:3])).shape == (3, 10)
         assert 5 < report["held_out_top1"] <= 100
@@ -448,7 +448,7 @@ def test_an_interrupt_while_measuring_leaves_nothing(desk: Path, tmp_path: Path,
     assert process.stderr is not None
     with process.stdout, process.stderr:
         lines = iter(process.stderr.readline, "")
-        before = "".join(itertools.takewhile(lambda line: "int8: measure" not in line, lines))
+        before = "".join(itertools.takewhile(lambda line: "int8: verify" not in line, lines))
         process.send_signal(signal.SIGINT)
         after, out = "".join(lines), process.stdout.read()
     assert process.wait(timeout=60) == cli.EXIT_INTERRUPTED, before + after

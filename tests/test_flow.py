@@ -1,4 +1,4 @@
-"""The public surface: names and signatures as in a golden file, light imports, and extras that are named when missing."""
+"""The public surface: names and signatures as in a golden file, light imports, extras that are named when missing."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ for arguments in (["inspect", folder], ["verify", folder], ["targets"]):
 VERBS = {
     "capture": lambda: flow.capture("model.py:net"),
     "compress": lambda: flow.compress("model.py:net", "data.npz"),
-    "apply": lambda: flow.apply("model.py:net", "recipe.toml", "data.npz"),  # pyright: ignore[reportArgumentType]
+    "apply": lambda: flow.apply("model.py:net", "recipe.toml", "data.npz"),
     "techniques": flow.techniques,
 }
 

@@ -1,4 +1,4 @@
-"""What a search returns: the member that holds, the original where nothing beats it, and how far a budget was missed."""
+"""What a search returns: the member that holds, the original where nothing beats it, how far a budget was missed."""
 
 from __future__ import annotations
 
@@ -273,7 +273,9 @@ def test_two_runs_of_one_seed_make_the_same_program_and_the_same_file(digit_prog
 def test_the_real_measurements(digit_program, digits, hasty):
     """Nothing made up here: what is measured, and how the parts of a comparison fit together."""
     images, labels = digits
-    front = flow.compress(digit_program, images[:300], (images[900:], labels[900:]), target=TARGET, budget="drop <= 3pt")
+    front = flow.compress(
+        digit_program, images[:300], (images[900:], labels[900:]), target=TARGET, budget="drop <= 3pt"
+    )
     member = next(member for member in (*front.members, *front.tried) if member.name == "int8")
     assert member.comparison is not None
     assert member.comparison.n == 2

@@ -134,7 +134,7 @@ def test_the_transform_of_an_image_folder_needs_pillow(program, tmp_path: Path, 
     real = builtins.__import__
 
     def without_pillow(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.split(".")[0] == "PIL":
+        if name.split(".", maxsplit=1)[0] == "PIL":
             raise ImportError("No module named 'PIL'")
         return real(name, *args, **kwargs)
 

@@ -109,7 +109,7 @@ def test_values_that_are_not_finite_are_named_with_their_node(target):
 
 @pytest.mark.parametrize("inputs", [{}, {"x": np.empty((0, 3), np.float32)}])
 def test_no_data_is_refused(target, inputs):
-    with pytest.raises(DataError, match="no samples[\\s\\S]*a hundred or more"):
+    with pytest.raises(DataError, match=r"no samples[\s\S]*a hundred or more"):
         Int8().apply(flow.capture(nn.Linear(3, 2), torch.ones(2, 3)), inputs, target)
 
 

@@ -57,7 +57,7 @@ def test_the_result_is_the_same(name: str):
     assert (norms(program), norms(folded)) == (1, 0)
     exact, got = program(x), folded(x)
     # Float64 has 53 bits; sums of at most 36 products, scaled, leave more than twelve digits.
-    np.testing.assert_allclose(got, exact, rtol=1e-12, atol=1e-12 * np.abs(exact).max())  # pyright: ignore
+    np.testing.assert_allclose(got, exact, rtol=1e-12, atol=1e-12 * np.abs(exact).max())
     assert folded.provenance[-1] == "folded 1 batch norms"
 
 

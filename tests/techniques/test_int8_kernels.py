@@ -68,10 +68,7 @@ def test_layers_left_in_float_are_told_from_the_others(digit_program, digits, ta
 
 
 def test_two_quantized_files_are_the_same_to_the_byte(digit_program, digits, target):
-    files = [
-        flow.lower(Int8().apply(digit_program, {"x": digits[0][:64]}, target)).model
-        for _ in range(2)
-    ]
+    files = [flow.lower(Int8().apply(digit_program, {"x": digits[0][:64]}, target)).model for _ in range(2)]
     assert files[0] == files[1]
 
 

@@ -1,4 +1,4 @@
-"""Where the pairs of quantize and dequantize stand: in integers throughout for convolution nets, around linears else."""
+"""Where the pairs of quantize and dequantize stand: everywhere in convolution nets, before linear layers elsewhere."""
 
 from __future__ import annotations
 
@@ -91,14 +91,14 @@ def test_what_only_moves_values_keeps_their_grid(quantized: Program):
         for node in of_class(quantized, kind):
             (quantize,) = node.users
             (pair,) = quantize.users
-            assert grid(pair) == grid(node.args[0]), kind  # pyright: ignore[reportArgumentType]
+            assert grid(pair) == grid(node.args[0]), kind
 
 
 def test_the_grid_of_a_mean_is_its_own(quantized: Program):
     (mean,) = [node for node in quantized.call_nodes if dialect.op_class(node) == "mean" or "avg" in node.name]
     (quantize,) = mean.users
     (pair,) = quantize.users
-    assert grid(pair) != grid(mean.args[0])  # pyright: ignore[reportArgumentType]
+    assert grid(pair) != grid(mean.args[0])
 
 
 def test_the_head_writes_float(quantized: Program):
@@ -115,7 +115,7 @@ def test_unsigned_grids_over_values_of_at_least_zero_start_at_code_zero(quantize
     for node in quantized.call_nodes:
         if node.target is aten.relu.default:
             (quantize,) = node.users
-            assert quantized.tensors[quantize.args[2].target].item() == 0  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+            assert quantized.tensors[quantize.args[2].target].item() == 0
 
 
 def test_excluded_layers_read_float_and_the_rest_stays(plain: Program, target: Target):

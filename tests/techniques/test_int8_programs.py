@@ -67,18 +67,18 @@ def test_the_scale_of_a_bias_is_that_of_its_input_times_that_of_its_weight(name:
     assert layers
     for node in layers.values():
         source, weight, bias = node.args[:3]
-        scales = [stored(program, pair.args[1]) for pair in (source, weight, bias)]  # pyright: ignore
+        scales = [stored(program, pair.args[1]) for pair in (source, weight, bias)]
         assert torch.equal(scales[2], scales[0] * scales[1])
-        assert stored(program, bias.args[2]).eq(0).all()  # pyright: ignore
-        assert scales[1].shape == (stored(program, weight.args[0].args[0]).shape[0],)  # pyright: ignore
+        assert stored(program, bias.args[2]).eq(0).all()
+        assert scales[1].shape == (stored(program, weight.args[0].args[0]).shape[0],)
 
 
 def test_an_embedding_has_one_scale_for_its_table(reader_int8: Program):
     (embedding,) = [node for node in reader_int8.call_nodes if node.target is aten.embedding.default]
     pair = embedding.args[0]
-    assert pair.target is dialect.dequantize  # pyright: ignore
-    assert stored(reader_int8, pair.args[1]).shape == ()  # pyright: ignore
-    assert pair.args[3] is None  # pyright: ignore
+    assert pair.target is dialect.dequantize
+    assert stored(reader_int8, pair.args[1]).shape == ()
+    assert pair.args[3] is None
 
 
 WEIGHTS = arrays(np.float32, array_shapes(min_dims=2, max_dims=4, max_side=6), elements=st.floats(-100, 100, width=32))
@@ -134,9 +134,9 @@ def test_tied_weights_are_quantized_for_both_readers(target):
     assert list(int8_layers(quantized)) == ["fc", "head"]
     readers = {node.name: node for node in quantized.call_nodes if dialect.op_class(node) in ("embedding", "linear")}
     looked_up, multiplied = (readers[name].args[index] for name, index in (("embed", 0), ("head", 1)))
-    quantizers = [pair.args[0] for pair in (looked_up, multiplied)]  # pyright: ignore
-    assert quantizers[0].args[0] is quantizers[1].args[0], "one table"  # pyright: ignore
-    assert [stored(quantized, quantizer.args[1]).shape for quantizer in quantizers] == [(), (20,)]  # pyright: ignore
+    quantizers = [pair.args[0] for pair in (looked_up, multiplied)]
+    assert quantizers[0].args[0] is quantizers[1].args[0], "one table"
+    assert [stored(quantized, quantizer.args[1]).shape for quantizer in quantizers] == [(), (20,)]
     # Eight bits on weights and activations of three layers: the usual relative error is about 1 %.
     assert relative_error(program(ids), quantized(ids)) < 0.03
     assert quantized.parameter_count == program.parameter_count
@@ -186,7 +186,7 @@ def test_training_a_quantized_program_lowers_its_loss(digit_int8: Program, digit
 
 
 def test_the_error_falls_as_layers_go_back_to_float(digit_program: Program, digits, target):
-    """Excluding from the front: what is left in int8 shrinks, and with only the last layer left next to nothing is lost."""
+    """Excluding from the front: what is left in int8 shrinks, down to one layer, and then to the folded original."""
     data = {"x": digits[0][:96]}
     technique = Int8()
     calibration = technique.calibrate(digit_program, data, target)

@@ -31,7 +31,7 @@ def require_free(path: Path, *, force: bool, mark: str = "") -> None:
     Args:
         path: where something will be written.
         force: it may replace what is there.
-        mark: a file without which even ``force`` replaces no folder: so that nobody loses another folder by a typing error.
+        mark: a file without which even ``force`` replaces no folder, so that a typing error costs nobody another one.
     """
     doing = f"preparing the output folder {path}"
     if not path.exists():

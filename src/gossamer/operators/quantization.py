@@ -3,7 +3,7 @@
     quantize(x, scale, zero_point, axis, low, high) = clamp(round(x / scale) + zero_point, low, high)
     dequantize(codes, scale, zero_point, axis)      = scale * (codes - zero_point)
 
-``scale`` and ``zero_point`` are float tensors: shape () with ``axis=None`` for one scale per tensor, (channels,) for one
+``scale`` and ``zero_point`` are float tensors, shape () with ``axis=None`` for one a tensor, (channels,) for one
 per slice along ``axis``. Codes are whole numbers held in the dtype of ``x``, which lets gradients pass; lowering turns
 them into real integers. Rounding is half to even.
 

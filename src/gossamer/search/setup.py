@@ -11,7 +11,7 @@ import numpy as np
 
 from gossamer.core.budget import Budget, parse_budget
 from gossamer.core.deadline import Deadline, parse_duration
-from gossamer.core.errors import DataError, OptionError
+from gossamer.core.errors import DataError, ModelError, OptionError
 from gossamer.core.progress import Progress
 from gossamer.core.target import Target
 from gossamer.datasets.samples import UNNAMED, Samples, split_by_digest
@@ -74,6 +74,7 @@ def make_task(  # noqa: PLR0913 - the user's knobs, one by one
     count = resolved.batch if dynamic is None else EXAMPLE_SAMPLES
     example = example_inputs if example_inputs is not None else example_from(samples, count)
     program = read_model(model, weights=weights, example=example, dynamic=dynamic)
+    _require_float32(program)
     parts = _split(program, samples, evaluation, chosen, seed)
     return Task(
         program,
@@ -88,6 +89,19 @@ def make_task(  # noqa: PLR0913 - the user's knobs, one by one
         progress,
         folder,
     )
+
+
+def _require_float32(program: Program) -> None:
+    """Other float widths would only fail later, in a runtime that lacks their kernels."""
+    for name, role in program.roles.items():
+        dtype = str(program.tensors[name].dtype).removeprefix("torch.")
+        if role == "parameter" and dtype in ("float16", "bfloat16", "float64"):
+            raise ModelError(
+                f"compressing {program.name}",
+                got=f"parameter {name!r} in {dtype}",
+                expected="a model in float32",
+                try_="model.float(), and example inputs in float32",
+            )
 
 
 def read_budget(text: str, metric: Metric) -> Budget:
@@ -111,8 +125,12 @@ def read_budget(text: str, metric: Metric) -> Budget:
 
 
 def example_from(samples: Samples, count: int = EXAMPLE_SAMPLES) -> Any:
-    """A few samples to trace with: by input name, or bare if the data do not name the input."""
+    """A few samples to trace with: by input name, or bare if the data do not name the input.
+
+    Double precision, which NumPy makes unasked, becomes float32, as it does when the data are matched to the model.
+    """
     head = {name: np.resize(array, (count, *array.shape[1:])) for name, array in samples.inputs.items()}
+    head = {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in head.items()}
     return next(iter(head.values())) if list(head) == [UNNAMED] else head
 
 

@@ -60,7 +60,9 @@ class Int8(Technique):
 
     def __post_init__(self) -> None:
         doing = "checking the options of int8"
-        if isinstance(self.skip, str) or not all(re.fullmatch(r"[^\s,|]([^,|\n]*[^\s,|])?", glob) for glob in self.skip):
+        if isinstance(self.skip, str) or not all(
+            re.fullmatch(r"[^\s,|]([^,|\n]*[^\s,|])?", glob) for glob in self.skip
+        ):
             raise OptionError(doing, got=f"skip={self.skip!r}", expected="globs of sites, without ',' and '|'")
         require_known(self.observer, OBSERVERS, "observer", doing)
         if not 50 < self.percentile <= 100:
