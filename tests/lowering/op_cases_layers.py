@@ -16,6 +16,27 @@ BATCH_SEQ = {"x": {0: "batch", 1: "seq"}}
 BATCH_SEQ_2 = {"x": {0: "batch", 1: "seq"}, "y": {0: "batch", 1: "seq"}}
 half, bf16 = torch.float16, torch.bfloat16
 
+
+class Recurrent(nn.Module):
+    """All results of a recurrent layer: outputs, then the last states."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        y, states = self.layer(x)
+        return (y, *states) if isinstance(states, tuple) else (y, states)
+
+    @classmethod
+    def lstm(cls, *sizes, **options):
+        return cls(nn.LSTM(*sizes, **options))
+
+    @classmethod
+    def gru(cls, *sizes, **options):
+        return cls(nn.GRU(*sizes, **options))
+
+
 WEIGHTED = [
     layer("conv1d", "stride 2, odd length", lambda: nn.Conv1d(3, 4, 3, stride=2, padding=1), r(2, 3, 11)),
     layer("conv1d", "padding same, even kernel", lambda: nn.Conv1d(3, 4, 4, padding="same"), r(2, 3, 11)),
@@ -58,6 +79,15 @@ WEIGHTED = [
     fn("matmul", "matrix and vector", lambda x, y: x @ y, r(2, 3, 4), r(4), dynamic={"x": {0: "batch"}}),
     fn("matmul", "addmm with alpha and beta", lambda x, y, z: torch.addmm(x, y, z, beta=0.5, alpha=2.0), r(3), r(2, 4),
        r(4, 3), dynamic=None),
+    *(
+        layer(f"aten.{kind}.input", label, lambda make=make, options=options: make(5, 6, **options), r(3, 4, 5),
+           dynamic={"x": {0 if options.get("batch_first") else 1: "batch"}})
+        for kind, make in (("lstm", Recurrent.lstm), ("gru", Recurrent.gru))
+        for label, options in {"time first": {}, "batch first": {"batch_first": True}, "no bias": {"bias": False},
+           "two layers, both directions": {"num_layers": 2, "bidirectional": True, "batch_first": True}}.items()
+    ),
+    layer("aten.lstm.input", "projections", lambda: Recurrent.lstm(5, 6, proj_size=3), r(3, 4, 5), dynamic=None,
+       gap=("notimpl", UnsupportedOp, "ONNX has no projections")),
     fn("einsum", "attention scores", lambda x, y: torch.einsum("b i h d, b j h d -> b h i j", x, y), r(2, 3, 2, 4),
        r(2, 5, 2, 4), dynamic={"x": {0: "batch"}, "y": {0: "batch"}}),
     fn("einsum", "ellipsis, implicit output", lambda x, y: torch.einsum("...i,ij", x, y), r(2, 3, 4), r(4, 5),

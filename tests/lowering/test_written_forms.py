@@ -18,7 +18,7 @@ from gossamer.frontends.torch_module import capture
 from gossamer.lowering import lower_to_onnx, writer
 from gossamer.program.dialect import aten
 from gossamer.program.interpreter import Interpreter
-from gossamer.runtimes.onnxruntime.runtime import OnnxRuntimeExecutable, ort
+from gossamer.runtimes.onnxruntime.runtime import OnnxRuntimeExecutable
 
 BATCH_SEQ = {"x": {0: "batch", 1: "seq"}}
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import flow
-from gossamer.core.errors import ArtifactError
 from gossamer.program import Program
 from gossamer.program.interpreter import Interpreter
 from gossamer.runtimes import executed_layers, open_executable
@@ -89,11 +88,29 @@ class Bare(nn.Module):
         return x + self.fc(torch.tanh(x))
 
 
-@pytest.mark.xfail(
-    raises=ArtifactError,
-    reason="ONNX Runtime 1.31 moves DequantizeLinear of signed codes behind a Reshape and loses the type; "
-    "lowering/quantization.py:looked_up_rows must leave its zero point out",
-)
+class Upsampled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.down = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, stride=2, padding=1)
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = torch.relu(self.first(x))
+        small = torch.relu(self.down(wide))
+        return self.last(wide + torch.nn.functional.interpolate(small, size=wide.shape[-2:], mode="nearest"))
+
+
+def test_a_resize_between_integer_convolutions_loads_and_agrees(target, tmp_path: Path):
+    x = np.random.default_rng(0).standard_normal((64, 3, 8, 8)).astype(np.float32)
+    program = Int8().apply(flow.capture(Upsampled(), torch.from_numpy(x[:2])), {"x": x}, target)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(flow.lower(program).model)
+    executable = open_executable(path, program.signature, target)
+    got, expected = executable.run({"x": x[:5]})["output"], Interpreter(program).run({"x": x[:5]})["output"]
+    executable.close()
+    assert np.linalg.norm(got - expected) < 10 ** (-38 / 20) * np.linalg.norm(expected)  # the target's placement bound
+
+
 def test_an_embedding_that_an_add_reads_directly_loads(target, tmp_path: Path):
     ids = np.random.default_rng(0).integers(0, 20, (64, 5))
     program = flow.capture(Bare(), {"ids": torch.from_numpy(ids[:2])}, dynamic={"ids": {0: "batch", 1: "length=2..9"}})

@@ -15,7 +15,7 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 
 def require_known(name: str, known: Iterable[str], what: str, doing: str, otherwise: str = "") -> None:
-    """Raise ``UnknownName`` unless ``name`` is one of ``known``; offers the nearest, or ``otherwise`` if none is near."""
+    """Raise ``UnknownName`` unless ``name`` is one of ``known``: with the nearest, or ``otherwise`` if none is near."""
     known = sorted(known)
     if name in known:
         return

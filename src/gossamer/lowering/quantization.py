@@ -152,7 +152,10 @@ def looked_up_rows(e: Emitter, embedding: Call) -> str | None:
     if weight is None or weight["axis"] is not None:
         return None
     codes = e.op("Gather", [e.full(weight.node), e.full(embedding.tensor("indices"))], axis=0)
-    return e.op("DequantizeLinear", [codes, *_parameters(e, weight)])
+    scale, zero_point = _parameters(e, weight)
+    # Without a zero point, where it is 0: ONNX Runtime 1.31 loses its type when it moves the node behind a Reshape.
+    shift = [] if not _grid(e, weight)[1].any() else [zero_point]
+    return e.op("DequantizeLinear", [codes, scale, *shift])
 
 
 RULES: Mapping[Any, Rule] = {dialect.quantize: _quantize, dialect.dequantize: _dequantize}

@@ -151,12 +151,15 @@ def _avg_pool(e: Emitter, call: Call) -> str:
 
 
 def _resize(e: Emitter, call: Call, **modes: Any) -> str:
+    """Written for all four axes: ONNX Runtime 1.31 breaks files with ``axes`` when it turns them channels-last."""
     x, factors = e.full(call.tensor("input")), call["scale_factors"]
     if factors is None:
-        return e.op("Resize", [x, None, None, e.sizes(call["output_size"])], axes=[2, 3], **modes)
+        kept = e.op("Shape", [x], start=0, end=2)
+        sizes = e.op("Concat", [kept, e.sizes(call["output_size"])], axis=0)
+        return e.op("Resize", [x, None, None, sizes], **modes)
     sizes, wanted = call.input_value("input").shape[2:], call.shape[2:]
     scales = [_scale(call, *entry) for entry in zip(factors, sizes, wanted, strict=True)]
-    return e.op("Resize", [x, None, e.constant(scales, "float32")], axes=[2, 3], **modes)
+    return e.op("Resize", [x, None, e.constant([1.0, 1.0, *scales], "float32")], **modes)
 
 
 def _scale(call: Call, factor: float, size: Dim, wanted: Dim) -> np.float32:

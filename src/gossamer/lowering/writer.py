@@ -12,7 +12,7 @@ from torch import fx
 
 from gossamer.core.errors import UnsupportedOp
 from gossamer.core.specs import TensorSpec
-from gossamer.lowering import attention, indexing, linear, pointwise, quantization, reduction, shapes
+from gossamer.lowering import attention, indexing, linear, pointwise, quantization, recurrent, reduction, shapes
 from gossamer.lowering.call import Call, describe
 from gossamer.lowering.emitter import ONNX_DTYPES, Emitter, LoweringOptions
 from gossamer.lowering.fold import fold_constants
@@ -24,7 +24,8 @@ OPSET = 23
 IR_VERSION = 10
 
 RULES: Mapping[Any, Rule] = {
-    **attention.RULES, **indexing.RULES, **linear.RULES, **pointwise.RULES, **quantization.RULES, **reduction.RULES,
+    **attention.RULES, **indexing.RULES, **linear.RULES, **pointwise.RULES, **quantization.RULES,
+    **recurrent.RULES, **reduction.RULES,
     **shapes.RULES,
 }  # fmt: skip
 """How each operation of the dialect is written."""

@@ -19,6 +19,7 @@ from gossamer.core.errors import InternalError
 _ATEN = {
     "weighted": "conv1d.default conv2d.default conv3d.default conv_transpose1d.default conv_transpose2d.input "
     "linear.default matmul.default einsum.default embedding.default",
+    "recurrent": "lstm.input gru.input",
     "attention": "scaled_dot_product_attention.default softmax.int log_softmax.int",
     "norm": "batch_norm.default layer_norm.default group_norm.default rms_norm.default",
     "activation": "relu.default gelu.default silu.default sigmoid.default tanh.default hardtanh.default "
