@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
 
-from gossamer.artifacts import Artifact, DeployFile, load_artifact
+from gossamer.artifacts import Artifact, DeployFile, Golden, load_artifact
 from gossamer.core.errors import ArtifactError, DataError, OptionError, UnknownName
 from gossamer.core.runnable import Executable
 from gossamer.core.specs import Signature, TensorSpec
@@ -158,6 +160,33 @@ def test_a_file_that_the_runtime_refuses(make, tmp_path):
     artifact: Artifact = load_artifact(tmp_path / "bad", opener=open_for_real)
     with pytest.raises(ArtifactError, match=r"loading model\.onnx in ONNX Runtime"):
         artifact(X)
+
+
+def test_inputs_that_the_runtime_refuses(make, tmp_path, capfd):
+    """Row 9 of a table of two."""
+    value = helper.make_tensor_value_info
+    table = numpy_helper.from_array(np.ones((2, 3), np.float32), "table")
+    node = helper.make_node("Gather", ["table", "ids"], ["y"])
+    ids, y = value("ids", TensorProto.INT64, ["batch"]), value("y", TensorProto.FLOAT, ["batch", 3])
+    graph = helper.make_graph([node], "tiny", [ids], [y], [table])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=10).SerializeToString()
+    specs = Signature(
+        (TensorSpec("ids", "int64", ("batch",)),), (TensorSpec("y", "float32", ("batch", 3)),), {"batch": (1, None)}
+    )
+    golden = Golden({"ids": np.zeros(1, np.int64)}, {"y": np.ones((1, 3), np.float32)})
+    deploys = [DeployFile(Target("onnxruntime"), model, "float32")]
+    make(tmp_path / "rows", signature=specs, deploys=deploys, golden=golden)
+    with load_artifact(tmp_path / "rows", opener=open_for_real) as artifact:
+        with pytest.raises(DataError, match=r"running model\.onnx in ONNX Runtime[\s\S]*idx=9[\s\S]*expected: inputs"):
+            artifact([0, 9])
+        assert artifact([0, 1]).shape == (2, 3)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_tensor_that_requires_grad_is_an_input_like_another(small, opener):
+    artifact = load_artifact(small, opener=opener)
+    np.testing.assert_array_equal(artifact(torch.from_numpy(X).requires_grad_()), [1, 1, 2])
+    np.testing.assert_array_equal(artifact(x=torch.from_numpy(X).bfloat16()), [1, 1, 2])
 
 
 BARE = """

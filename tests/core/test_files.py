@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gossamer.core.errors import OutputExists
+from gossamer.core.errors import OptionError, OutputExists
 from gossamer.core.files import new_folder, require_free, write_atomic
 
 INTERRUPTIONS = [KeyboardInterrupt, SystemExit, ValueError, OSError]
@@ -55,6 +55,18 @@ def test_a_taken_path_is_refused_before_any_work(tmp_path: Path) -> None:
         pytest.fail("the block ran")
     require_free(tmp_path / "out", force=True)
     require_free(tmp_path / "free", force=False)
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OptionError, match=r"file, which is no folder\n  expected: a folder that can be written to"):
+        require_free(tmp_path / "file" / "a" / "out", force=False)
+    with pytest.raises(OptionError, match="File name too long"), new_folder(tmp_path / ("x" * 300)):
+        pytest.fail("the block ran")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # for root every folder is writable
+    with pytest.raises(OptionError, match=r"which is not writable[\s\S]*try: another --out"):
+        require_free(tmp_path / "a" / "out", force=True)
+    assert contents(tmp_path) == {"file": ""}
 
 
 def test_new_folder_appears_at_the_end_with_its_parents(tmp_path: Path) -> None:

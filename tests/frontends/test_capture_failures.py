@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.core.errors import CaptureError, ModelError, UnsupportedOp
-from gossamer.frontends.torch_module import capture
+from gossamer.frontends.torch_module import DynamicDims, capture
 
 
 class Net(nn.Module):
@@ -239,3 +241,85 @@ def test_a_model_that_fails_at_another_size_in_its_range_says_so() -> None:
     with pytest.raises(CaptureError, match=r"the model itself fails at length=9: IndexError") as caught:
         capture(Positions(), torch.rand(2, 5, 4), dynamic={"x": {1: "length=1..9"}})
     assert "give the dim its true range" in caught.value.try_
+
+
+class FourByFour(nn.Module):
+    """Cuts the image in patches and puts them together again: only whole patches fit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cut = nn.Conv2d(1, 2, 4, 4)
+        self.join = nn.ConvTranspose2d(2, 1, 4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.join(self.cut(x))
+
+
+class Sum(nn.Module):
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
+
+
+@pytest.mark.parametrize(
+    ("model", "example", "dynamic", "what", "fix"),
+    [
+        (FourByFour(), torch.ones(2, 1, 8, 8), {"x": {2: "h"}}, "h must be a multiple of 4", "pad to a multiple of 4"),
+        (Sum(), [torch.ones(2, 5)] * 2, {"a": {1: "n"}}, "n=5, and dim 1 of b is fixed", "under the name 'n'"),
+        (Sum(), [torch.ones(2, 5)] * 2, {"a": {1: "n"}, "b": {1: "m"}}, "must always be equal", "both dims one name"),
+        (BranchOnSize(), torch.ones(4, 4), "batch", "the model only accepts batch from 3 on", "batch=3.."),
+        (LiteralBatch(), torch.ones(2, 4), "batch", "the model only accepts batch=2", "dynamic=None"),
+    ],
+)
+def test_what_torch_found_out_about_the_sizes_is_said(
+    model: nn.Module, example: Any, dynamic: DynamicDims, what: str, fix: str
+) -> None:
+    with pytest.raises(CaptureError, match="dimension frozen by arithmetic") as caught:
+        capture(model, example, dynamic=dynamic)
+    assert what in caught.value.got
+    assert fix in caught.value.try_
+
+
+@pytest.mark.parametrize("make", [BranchOnValues, LiteralBatch])
+def test_a_failed_capture_prints_nothing(make: Callable[[], nn.Module], capfd: pytest.CaptureFixture[str]) -> None:
+    handler = logging.StreamHandler(sys.stderr)  # torch's own handler holds the stderr of the test that loaded it
+    logging.getLogger("torch").addHandler(handler)
+    try:
+        with pytest.raises(CaptureError):
+            capture(make(), torch.ones(2, 4))
+        assert capfd.readouterr() == ("", "")
+        assert handler.filters == []
+        logging.getLogger("torch").warning("still heard")
+        assert "still heard" in capfd.readouterr().err
+    finally:
+        logging.getLogger("torch").removeHandler(handler)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_capture_warns_of_nothing_that_torch_does_inside() -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 1)
+
+        def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+            return self.layers(x, src_key_padding_mask=padding)
+
+    dims = {0: "batch"}
+    padding = torch.zeros(2, 5, dtype=torch.bool)
+    capture(Reader(), (torch.ones(2, 5, 8), padding), dynamic={"x": dims, "padding": dims})
+
+
+def test_the_upper_end_of_a_range_is_tried_where_the_inputs_are_small() -> None:
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(70, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum(-1, keepdim=True) + self.table(torch.arange(x.shape[1]))
+
+    with pytest.raises(CaptureError, match=r"the model itself fails at length=100: IndexError"):
+        capture(Positions(), torch.rand(2, 5, 1), dynamic={"x": {1: "length=4..100"}})
+    capture(Positions(), torch.rand(2, 5, 1), dynamic={"x": {1: "length=4..70"}})
+    program = capture(Positions(), torch.rand(2, 5, 1), dynamic={"x": {1: "length=4..5000000"}})  # 2 * 5e6 > 2 ** 22
+    assert program.signature.dims == {"length": (4, 5000000)}

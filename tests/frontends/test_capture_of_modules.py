@@ -196,10 +196,18 @@ def test_normalised_weights_and_buffers_that_are_not_saved() -> None:
         (torch.ones(2, 4, dtype=torch.complex64), "batch", DataError, r"x of dtype torch\.complex64"),
         (torch.ones(2, 5), "batch", ModelError, r"check the inputs: x: torch\.float32\[2, 5\]"),
         ({"y": torch.ones(2, 4)}, "batch", ModelError, "unexpected keyword argument 'y'"),
-        (torch.ones(2, 4), {"z": {0: "batch"}}, UnknownName, r"expected: one of \['x'\]"),
+        (torch.ones(2, 4), {"z": {0: "batch"}}, UnknownName, "expected: one of: x"),
         (torch.ones(2, 4), {"x": {2: "batch"}}, DataError, "axis 2 of x"),
         (torch.ones(2, 4), {"x": {0: "batch=9..2"}}, DataError, "expected: a name, or name=low..high"),
         (torch.ones(2, 4), "1batch", DataError, "expected: a name, or name=low..high"),
+        (torch.ones(2, 4), "bacth", UnknownName, "got: 'bacth'[\\s\\S]*try: 'batch'"),
+        (
+            torch.ones(2, 4),
+            "n=3..8",
+            DataError,
+            r"got: example inputs with n=2 \(dim 0 of x\)\n  expected: n in \[3, 8\]",
+        ),
+        (torch.ones(9, 4), {"x": {0: "n=3..8"}}, DataError, r"n=9 \(dim 0 of x\)\n  expected: n in \[3, 8\]"),
     ],
 )
 def test_example_inputs_that_do_not_fit_are_refused(example, dynamic, error, message: str) -> None:

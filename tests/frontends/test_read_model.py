@@ -99,6 +99,18 @@ def test_other_paths_are_refused_with_the_forms_there_are(tmp_path: Path, name: 
     assert FORMS in str(caught.value)
 
 
+def test_a_state_dict_is_refused_without_its_tensors(module: nn.Module) -> None:
+    with pytest.raises(ModelError, match=r"try: the module with them: model\.load_state_dict") as caught:
+        read_model(module.state_dict())  # pyright: ignore[reportArgumentType] - that is the mistake
+    assert "tensor" not in str(caught.value)
+
+
+def test_weights_beside_a_file_without_a_factory_name_the_factory(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("")
+    with pytest.raises(ModelError, match=r"try: .*net\.py:NAME_OF_THE_FACTORY"):
+        read_model(tmp_path / "net.py", weights="small.pt", example=X)
+
+
 @pytest.mark.parametrize("source", [3, None, torch.zeros(2), lambda x: x])
 def test_other_objects_are_refused_with_the_forms_there_are(source) -> None:
     with pytest.raises(ModelError, match=f"got: a (int|NoneType|Tensor|function)\n  {FORMS}"):

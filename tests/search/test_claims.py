@@ -19,6 +19,8 @@ from gossamer.search.claims import (
     decide_metric_clause,
     drop_text,
     flips_of,
+    measure_drop,
+    misses,
 )
 
 TOP1, F1, MAE = METRICS["top1"], METRICS["f1"], METRICS["mae"]
@@ -204,8 +206,23 @@ def test_a_figure_that_the_baseline_lacks_is_undecided():
 
 
 def test_the_drop_is_told_whatever_the_budget():
-    assert drop_text(TOP1, predictions(100, lost=2), 0).startswith("+2.00 pt [")
-    assert drop_text(MAE, regression(0.1), 0).startswith("0.1")
+    assert drop_text(measure_drop(TOP1, predictions(100, lost=2), 0)).startswith("+2.00 pt [")
+    assert drop_text(measure_drop(MAE, regression(0.1), 0)).startswith("0.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "missed"),
+    [
+        ("top1 drop <= 1pt", True),
+        ("top1 drop <= 2pt", False),
+        ("top1 >= 0.999x baseline", True),
+        ("top1 >= 0.9x baseline", False),
+        ("negative flips <= 1%", True),
+        ("negative flips <= 2%", False),
+    ],
+)
+def test_point_estimates_miss_exactly_beyond_the_limit(text, missed):
+    assert misses(clause(text), TOP1, predictions(100, lost=2)) == missed
 
 
 def test_flips_are_counted_where_there_is_right_and_wrong():

@@ -17,6 +17,7 @@ from gossamer import flow
 from gossamer.artifacts import Artifact
 from gossamer.artifacts.manifest import Manifest, file_entry
 from gossamer.core.errors import ArtifactError, DataError, ModelError, OptionError, OutputExists, UnknownName
+from gossamer.demo.digits import DigitNet
 from gossamer.program import Program
 from gossamer.program.storage import load_program
 from gossamer.search.front import Front
@@ -191,6 +192,16 @@ def test_another_original_is_rejected(digit_artifact: Path, digits):
     verdict = flow.verify(digit_artifact, program, (digits[0][900:], answers))
     assert verdict.kind == "rejected"
     assert "fails" in verdict.reasons[0]
+    assert "not the original" in verdict.reasons[-1]
+
+
+def test_an_original_with_other_weights_leaves_the_question_open(digit_artifact: Path, digits):
+    images, labels = digits
+    torch.manual_seed(1)
+    verdict = flow.verify(digit_artifact, DigitNet(width=8).eval(), (images[900:], labels[900:]))
+    assert verdict.kind == "undecided"
+    assert not verdict.passed
+    assert verdict.reasons[0].startswith("this is not the original that the artifact was made from; try: its --weights")
 
 
 def test_an_original_of_other_inputs_is_refused(digit_artifact: Path, digits):

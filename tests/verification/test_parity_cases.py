@@ -45,9 +45,17 @@ def test_shape_cases_cover_batches_and_the_ends_of_ranges():
     cases = by_name(parity_cases(IMAGES, PIXELS))
     shapes = {case.inputs["x"].shape for case in cases.values() if case.kind == "shape"}
     assert {(1, 3, 12, 8), (2, 3, 12, 8), (13, 3, 12, 8), (2, 3, 4, 8), (2, 3, 18, 8)} <= shapes
+    assert (2, 3, 20, 8) in shapes
+    assert (64, 3, 12, 8) in shapes
     assert not cases["zeros"].inputs["x"].any()
     assert np.ptp(cases["constant"].inputs["x"]) == 0
     assert cases["largest"].inputs["x"].max() == PIXELS["x"].astype(np.float32).max()
+
+
+def test_an_upper_end_at_which_the_inputs_are_large_is_no_case():
+    for high, tried in ((2**22 // 48, True), (2**22 // 48 + 1, False)):  # 2 * 3 * 8 elements a row
+        signature = Signature(IMAGES.inputs, (), {**IMAGES.dims, "h": (4, high)})
+        assert (f"h={high}" in by_name(parity_cases(signature, PIXELS))) is tried
 
 
 def test_inputs_that_share_a_dim_change_together_and_rows_stay_together():

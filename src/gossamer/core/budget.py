@@ -216,7 +216,7 @@ _FIGURE_LEVEL: Mapping[Better, _Rule] = {
 }
 
 _PRINTED: Mapping[Unit, tuple[str, ...]] = {
-    "ms": ("s", "ms"),
+    "ms": ("s", "ms", "us"),
     "B": ("GB", "MiB", "MB", "KiB", "kB", "B"),
     "count": ("G", "M", ""),
     "/s": ("/s",),
@@ -422,7 +422,8 @@ def _read_comparison(reader: _Reader, subject: str, rule: _Rule) -> Comparison:
     if written in ("<=", ">="):
         got = f"a limit on {subject} in the wrong direction"
         raise reader.error(token, got=got, expected=f"{subject} {rule.comparison} {rule.example}")
-    raise reader.error(token, got=_seen(token), expected=f"{rule.comparison} after {subject}")
+    try_ = rule.comparison if token.kind == "comparison" else ""
+    raise reader.error(token, got=_seen(token), expected=f"{rule.comparison} after {subject}", try_=try_)
 
 
 def _read_amount(reader: _Reader, subject: str, rule: _Rule) -> tuple[float, Unit]:

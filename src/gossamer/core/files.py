@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from gossamer.core.errors import OutputExists
+from gossamer.core.errors import OptionError, OutputExists
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -26,14 +26,21 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def require_free(path: Path, *, force: bool, mark: str = "") -> None:
-    """Raise ``OutputExists`` if ``path`` is taken and may not be replaced. Call it before any work starts.
+    """Raise if ``path`` is taken and may not be replaced, or cannot be written. Call it before any work starts.
 
     Args:
         path: where something will be written.
         force: it may replace what is there.
         mark: a file without which even ``force`` replaces no folder, so that a typing error costs nobody another one.
+
+    Raises:
+        OutputExists: it is taken.
+        OptionError: the folder that it would lie in cannot be written to.
     """
     doing = f"preparing the output folder {path}"
+    parent = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise _unwritable(doing, f"{parent}, which is {'not writable' if parent.is_dir() else 'no folder'}")
     if not path.exists():
         return
     if not force:
@@ -60,14 +67,21 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     ``path`` before is still there.
     """
     require_free(path, force=force)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    temporary.mkdir()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+    except OSError as error:  # a name that is too long, a full disk
+        raise _unwritable(f"preparing the output folder {path}", str(error)) from error
     try:
         yield temporary
         _swap(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unwritable(doing: str, got: str) -> OptionError:
+    return OptionError(doing, got=got, expected="a folder that can be written to", try_="another --out")
 
 
 def _swap(temporary: Path, path: Path) -> None:

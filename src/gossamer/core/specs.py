@@ -94,10 +94,10 @@ class Signature:
             raise DataError(
                 "binding the inputs of a program",
                 got=f"{len(args)} positional and {sorted(kwargs)} by name",
-                expected=f"each of {names} once",
+                expected=f"each once: {', '.join(names)}",
             )
         arrays = dict(zip(names, args, strict=False)) | kwargs
-        return self.check({name: np.asarray(arrays[name]) for name in names})
+        return self.check({name: as_array(arrays[name]) for name in names})
 
     def check(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Inputs in order and in the declared dtype, if they fit; named dims must agree between inputs.
@@ -146,6 +146,14 @@ class Signature:
                         )
             array = array.astype(wanted)
         return array
+
+
+def as_array(value: Any) -> np.ndarray:
+    """An array from an array, nested lists of numbers, or a torch tensor (bfloat16 widened to float32)."""
+    if hasattr(value, "detach"):
+        tensor = value.detach().cpu()
+        value = (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
+    return np.asarray(value)
 
 
 def format_range(low: int, high: int | None) -> str:

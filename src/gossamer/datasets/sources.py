@@ -14,6 +14,7 @@ import numpy as np
 from gossamer.core.errors import DataError, GossamerError, MissingExtra, OptionError
 from gossamer.core.names import nearest
 from gossamer.core.pyfile import describe_exception, load_object
+from gossamer.core.specs import as_array
 from gossamer.datasets.samples import UNNAMED, Samples
 
 LABEL_NAMES = ("y", "labels")
@@ -79,6 +80,10 @@ def _read_npz(path: Path, limit: int | None) -> Samples:
         try_ = f"{path}:NAME, with the loader's name" if path.suffix == ".py" else ""
         raise DataError(doing, got=f"a file of another kind: {path.name}", expected=_FORMS, try_=try_)
     with _opened(path, doing) as opened:  # NumPy leaves a file open that it cannot read
+        start = opened.read(6)
+        opened.seek(0)
+        if not start.startswith((b"PK", b"\x93NUMPY", b"\x80")):  # NumPy would say that it is pickled, and \x80 is
+            raise DataError(doing, got="a file that is no .npz inside, whatever its name", expected=_NPZ)
         try:
             file = np.load(opened, allow_pickle=False)
         except _DAMAGE as error:
@@ -288,12 +293,8 @@ def _is_pair(source: Any) -> bool:
 
 
 def _to_array(value: Any, what: str) -> np.ndarray:
-    """An array from an array, a torch tensor (bfloat16 widened to float32) or nested lists of numbers."""
-    if hasattr(value, "detach"):
-        tensor = value.detach().cpu()
-        return (tensor.float() if str(tensor.dtype) == "torch.bfloat16" else tensor).numpy()
     try:
-        return np.asarray(value)
+        return as_array(value)
     except ValueError as error:
         raise DataError(f"reading {what}", got=str(error), expected="an array of numbers") from error
 

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,18 @@ def read_model(
         if isinstance(source, Program):
             return source
         return capture(source, _require_example(example, doing), dynamic=dynamic)
-    doing = f"reading the model {str(source)!r}"
     if not isinstance(source, str | Path):
-        raise ModelError(doing, got=f"a {type(source).__name__}", expected=FORMS)
+        try_ = "the module with them: model.load_state_dict(state), then model" if isinstance(source, Mapping) else ""
+        raise ModelError("reading the model", got=f"a {type(source).__name__}", expected=FORMS, try_=try_)
+    doing = f"reading the model {str(source)!r}"
     file, colon, _ = str(source).rpartition(":")
     if colon and file.endswith(".py"):
         model = load_module(str(source))
         if weights is not None:
             load_weights(model, weights)
         return capture(model, _require_example(example, doing), dynamic=dynamic, name=str(source).rpartition(":")[2])
-    _require_no_weights(weights, doing)
+    if Path(source).suffix != ".py":  # that lacks the factory's name, which is the thing to say
+        _require_no_weights(weights, doing)
     return _read_path(Path(source), example, dynamic, doing)
 
 

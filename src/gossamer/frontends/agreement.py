@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ Eager = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 RELATIVE_TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the largest output: the same float32 operations in the same order differ by
 rounding only; 1e-4 is the fp32 policy's bound on the scaled maximum."""
+
+LARGEST_END = 2**22
+"""Elements of all inputs together up to which the upper end of a range is tried, as in verification/inputs.py."""
 
 
 def require_agreement(program: Program, eager: Eager, example: Mapping[str, np.ndarray]) -> None:
@@ -87,11 +91,11 @@ def _compare(doing: str, label: str, got: list[np.ndarray], expected: list[np.nd
 
 
 def _other_sizes(signature: Signature, example: Mapping[str, np.ndarray]) -> list[tuple[str, dict[str, np.ndarray]]]:
-    """The example at 1, 2, 3 and the range ends of every named dim (no end beyond 64 unless it is the lower one)."""
+    """The example at 1, 2, 3 and the range ends of every named dim; no upper end at which the inputs are large."""
     cases = []
     for name, (low, high) in signature.dims.items():
         sizes = {low, *(size for size in (1, 2, 3) if low <= size and (high is None or size <= high))}
-        if high is not None and high <= 64:
+        if high is not None and _elements(signature, example, name, high) <= LARGEST_END:
             sizes.add(high)
         for size in sorted(sizes):
             resized = dict(example)
@@ -103,6 +107,14 @@ def _other_sizes(signature: Signature, example: Mapping[str, np.ndarray]) -> lis
                         )
             cases.append((f"at {name}={size}", resized))
     return cases
+
+
+def _elements(signature: Signature, example: Mapping[str, np.ndarray], name: str, size: int) -> int:
+    """Elements of all inputs together, were the named dim of this size."""
+    return sum(
+        math.prod(size if dim == name else seen for dim, seen in zip(spec.shape, example[spec.name].shape, strict=True))
+        for spec in signature.inputs
+    )
 
 
 def _probes(example: Mapping[str, np.ndarray]) -> list[tuple[str, dict[str, np.ndarray]]]:

@@ -21,6 +21,7 @@ from gossamer.core.errors import DataError, ModelError
 from gossamer.frontends.agreement import require_agreement, to_arrays
 from gossamer.frontends.pt2_archive import checked_copy
 from gossamer.frontends.torch_module import from_exported
+from gossamer.frontends.torch_output import plain_line
 from gossamer.program.program import Program
 from gossamer.program.values import TORCH_DTYPES
 
@@ -57,10 +58,9 @@ def _load(path: Path, doing: str) -> ExportedProgram:
     try:
         return torch.export.load(copy)
     except Exception as error:  # the deserialiser raises whatever a damaged graph leads to; nothing in it is run
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise ModelError(
             doing,
-            got=f"{type(error).__name__}: {lines[0][:200] if lines else ''}",
+            got=f"{type(error).__name__}: {plain_line(error)}",
             expected=f"a program saved by torch.export.save (here torch {torch.__version__})",
             try_="export it again with this version of torch; register custom operations before reading",
         ) from error

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gossamer.core.errors import GossamerError, ModelError
 from gossamer.core.extras import require_extra
 from gossamer.core.pyfile import describe_exception, load_object
+from gossamer.frontends.torch_output import plain_line
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth")
 
@@ -101,13 +102,13 @@ def _read(path: Path, doing: str) -> Any:
     except pickle.UnpicklingError as error:
         raise ModelError(
             doing,
-            got=f"objects other than tensors, or a damaged file: {_first_line(error)}",
+            got=f"objects other than tensors, or a damaged file: {plain_line(error)}",
             expected="tensors only: a file that holds code is never run",
             try_="save the weights alone: torch.save(model.state_dict(), path), or save them as .safetensors",
         ) from error
     except Exception as error:  # torch's reader raises many types on damaged files, RuntimeError to EOFError
         raise ModelError(
-            doing, got=f"{type(error).__name__}: {_first_line(error)}", expected="a file written by torch.save"
+            doing, got=f"{type(error).__name__}: {plain_line(error)}", expected="a file written by torch.save"
         ) from error
 
 
@@ -119,7 +120,7 @@ def _read_safetensors(path: Path, doing: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(doing, got=_first_line(error), expected="a safetensors file") from error
+        raise ModelError(doing, got=plain_line(error) or type(error).__name__, expected="a safetensors file") from error
 
 
 def _state_dict(content: Any, doing: str) -> dict[str, Tensor]:
@@ -167,8 +168,3 @@ def _require_fit(wanted: Mapping[str, Any], state: Mapping[str, Tensor], doing: 
         expected=f"the {len(wanted)} tensors of the model",
         try_="the factory that made these weights, with the same options",
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:200] if lines else type(error).__name__

@@ -19,9 +19,10 @@ from torch.utils import _pytree as pytree
 
 from gossamer.core.errors import CaptureError, DataError, ModelError, UnknownName
 from gossamer.core.names import nearest
-from gossamer.core.specs import Signature, TensorSpec
+from gossamer.core.specs import Signature, TensorSpec, format_range
 from gossamer.frontends.agreement import require_agreement, to_arrays
 from gossamer.frontends.explain import explain
+from gossamer.frontends.torch_output import plain_line, quiet_torch
 from gossamer.program.normalize import normalize
 from gossamer.program.program import Program, Role
 from gossamer.program.values import DTYPE_NAMES, TensorValue
@@ -53,7 +54,7 @@ def capture(
 
     Raises:
         CaptureError: the model runs but cannot be captured; says where, why and the usual fix.
-        DataError: the example inputs do not fit ``forward``.
+        DataError: the example inputs do not fit ``forward``, or lie outside of a range in ``dynamic``.
         ModelError: the model fails on the example inputs.
     """
     if isinstance(model, torch.jit.ScriptModule):
@@ -65,7 +66,9 @@ def capture(
         )
     inputs = _named_inputs(model, example_inputs)
     dims = _parse_dynamic(inputs, dynamic)
-    with _eval_mode(model):
+    _require_in_range(inputs, dims)
+    with _eval_mode(model), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"torch\.")  # of its own prototypes, such as nested tensors
         _require_runs(model, inputs)
         traced = {key: _traceable(tensor, dims.get(key, {})) for key, tensor in inputs.items()}
         exported, rung = _export(model, traced, dims)
@@ -160,17 +163,24 @@ def _parse_dynamic(inputs: Mapping[str, Tensor], dynamic: DynamicDims) -> dict[s
     if dynamic is None:
         return {}
     if isinstance(dynamic, str):
+        dim = parse_dim(dynamic)
+        if "=" not in dynamic and dim.name != "batch":
+            raise UnknownName(
+                "reading the dynamic dims",
+                got=repr(dynamic),
+                expected="'batch', or name=low..high, for the first dim of every input",
+                try_="'batch', or other dims by input and axis: dynamic={'x': {1: 'length'}}",
+            )
         sizes = {tuple(tensor.shape[:1]) for tensor in inputs.values() if tensor.dim()}
         if len(sizes) != 1:
             return {}
-        return {name: {0: parse_dim(dynamic)} for name, tensor in inputs.items() if tensor.dim()}
+        return {name: {0: dim} for name, tensor in inputs.items() if tensor.dim()}
     dims: dict[str, dict[int, NamedDim]] = {}
     for name, axes in dynamic.items():
         if name not in inputs:
+            expected = f"one of: {', '.join(sorted(inputs))}"
             close = ", ".join(nearest(name, inputs))
-            raise UnknownName(
-                "reading the dynamic dims", got=f"input {name!r}", expected=f"one of {sorted(inputs)}", try_=close
-            )
+            raise UnknownName("reading the dynamic dims", got=f"input {name!r}", expected=expected, try_=close)
         for axis, text in axes.items():
             if not 0 <= axis < inputs[name].dim():
                 raise DataError(
@@ -188,6 +198,19 @@ def parse_dim(text: str) -> NamedDim:
     if not valid or (high and int(high) < int(low)):
         raise DataError("reading a dynamic dim", got=repr(text), expected="a name, or name=low..high")
     return NamedDim(name, int(low) if ends else 1, int(high) if high else None)
+
+
+def _require_in_range(inputs: Mapping[str, Tensor], dims: Mapping[str, Mapping[int, NamedDim]]) -> None:
+    for name, axes in dims.items():
+        for axis, dim in axes.items():
+            size = inputs[name].shape[axis]
+            if size < dim.low or (dim.high is not None and size > dim.high):
+                raise DataError(
+                    "reading the dynamic dims",
+                    got=f"example inputs with {dim.name}={size} (dim {axis} of {name})",
+                    expected=f"{dim.name} in {format_range(dim.low, dim.high)}, as declared",
+                    try_="example inputs of a size in the range, or another range",
+                )
 
 
 @contextmanager
@@ -216,7 +239,7 @@ def _require_runs(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
         got = ", ".join(f"{name}: {tensor.dtype}{list(tensor.shape)}" for name, tensor in inputs.items())
         raise ModelError(
             f"running {type(model).__name__} on the example inputs",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            got=f"{type(error).__name__}: {plain_line(error)}",
             expected="a forward pass that works in eval mode on the CPU",
             try_=f"check the inputs: {got}",
         ) from error
@@ -245,12 +268,17 @@ def _export(
     failures: list[tuple[str, Exception]] = []
     for rung, strict in (("non-strict", False), ("strict", True)):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with quiet_torch():
                 return export(model, (), dict(inputs), dynamic_shapes=shapes, strict=strict), rung
         except Exception as error:  # noqa: BLE001 - export raises whatever the traced code raises; explain() reports it
             failures.append((rung, error))
-    raise explain(type(model).__name__, failures) from failures[0][1]
+    fixed = [
+        (f"dim {axis} of {name}", size)
+        for name, tensor in inputs.items()
+        for axis, size in enumerate(tensor.shape)
+        if axis not in dims.get(name, {})
+    ]
+    raise explain(type(model).__name__, failures, fixed) from failures[0][1]
 
 
 def _name_symbols(

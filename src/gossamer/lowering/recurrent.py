@@ -31,7 +31,7 @@ def _gru(e: Emitter, call: Call) -> None:
 
 
 def _write(e: Emitter, call: Call, kind: str, gates: Sequence[int], states: list[fx.Node], **attributes: Any) -> None:
-    """Results: outputs of the last layer, then the last value of each state, layers and directions in PyTorch's order."""
+    """Results: outputs of the last layer, then the last value of each state, layers in PyTorch's order."""
     directions = 2 if call["bidirectional"] else 1
     if len(call.input_value("input").shape) != 3:
         raise call.unsupported("a recurrent layer without a batch dim", "a batch dim: x.unsqueeze(0)")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ class Bench:
 
 
 def bench(artifact: Artifact, against: Artifact | None = None, *, target: str | None = None, seed: int = 0) -> Bench:
-    """Measure an artifact with synthetic inputs of its target's batch size.
+    """Measure an artifact with synthetic inputs of its target's batch size, or the nearest that it takes.
 
     Args:
         artifact: what to measure.
@@ -66,6 +66,7 @@ def bench(artifact: Artifact, against: Artifact | None = None, *, target: str | 
     """
     packed = artifact.manifest.targets[next(iter(artifact.manifest.targets))].target
     resolved = resolve_target(target or packed)
+    resolved = replace(resolved, batch=_batch(artifact, resolved))
     conditions = {"target": str(resolved), **machine_fingerprint(libraries=LIBRARIES)}
     inputs = [_synthetic(artifact, resolved, seed + index) for index in range(_INPUTS)]
 
@@ -114,6 +115,12 @@ def _synthetic(artifact: Artifact, target: Target, seed: int) -> dict[str, np.nd
         values = generator.standard_normal(shape) if floating else generator.integers(0, 2, shape)
         inputs[spec.name] = values.astype(NUMPY_DTYPES[spec.dtype])
     return inputs
+
+
+def _batch(artifact: Artifact, target: Target) -> int:
+    """Samples that one call takes: the first dim of the first input, where that is fixed or has a range."""
+    first = artifact.signature.inputs[0].shape[0]
+    return first if isinstance(first, int) else _size(artifact, first, target)
 
 
 def _size(artifact: Artifact, dim: str, target: Target) -> int:

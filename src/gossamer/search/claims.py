@@ -82,6 +82,17 @@ def decide_metric_clause(clause: Clause, metric: Metric, predictions: Prediction
     return _level(clause, metric, predictions, seed)
 
 
+def misses(clause: Clause, metric: Metric, predictions: Predictions) -> bool:
+    """Whether the point estimate of a clause about the metric is beyond its limit: quick, and proves nothing."""
+    before, after = (metric.value(side, predictions.labels) for side in (predictions.before, predictions.after))
+    harm = metric.harm(before, after)
+    if clause.kind == "metric drop":
+        return harm > _drop_limit(clause, metric, predictions)
+    if clause.kind == "metric":
+        return metric.harm(_level_limit(clause, metric, before), after) > 0
+    return decide_metric_clause(clause, metric, predictions, seed=0).short_by > 0
+
+
 def _claim(clause: Clause, metric: Metric, limit: float, digest: str) -> Claim:
     unit: Literal["pt", ""] = "pt" if metric.unit == "%" else ""
     return Claim(str(clause), limit, unit, metric.better, alpha=1 - clause.confidence, data_digest=digest)
@@ -109,22 +120,31 @@ def _rows(value: Any, indices: np.ndarray) -> Any:
 
 
 def _drop(clause: Clause, metric: Metric, predictions: Predictions, seed: int) -> ClauseResult:
-    limit = clause.amount
+    claim = _claim(clause, metric, _drop_limit(clause, metric, predictions), predictions.data_digest)
+    return _from_certificate(clause, _certify(metric, predictions, claim, seed))
+
+
+def _drop_limit(clause: Clause, metric: Metric, predictions: Predictions) -> float:
+    """The largest drop allowed, in points or the metric's own unit."""
+    scale = abs(metric.value(predictions.before, predictions.labels)) if clause.unit == "x" else 1.0
+    return clause.amount * scale
+
+
+def _level_limit(clause: Clause, metric: Metric, before: float) -> float:
+    """The value to be kept, in the metric's unit."""
     if clause.unit == "x":
-        limit = clause.amount * abs(metric.value(predictions.before, predictions.labels))
-    return _from_certificate(
-        clause, _certify(metric, predictions, _claim(clause, metric, limit, predictions.data_digest), seed)
-    )
+        return before + abs(before) * (clause.amount - 1)
+    return clause.amount * (100.0 if metric.unit == "%" and clause.unit == "share" else 1.0)
 
 
-def drop_text(metric: Metric, predictions: Predictions, seed: int) -> str:
-    """How much the metric fell, with its 90 % interval, whether or not the budget limits it."""
+def measure_drop(metric: Metric, predictions: Predictions, seed: int) -> Certificate:
+    """How much the metric fell, for a budget that does not limit it."""
     unit: Literal["pt", ""] = "pt" if metric.unit == "%" else ""
-    certificate = _certify(metric, predictions, Claim("drop", 0.0, unit, metric.better), seed)
-    return _drop_text(certificate)
+    return _certify(metric, predictions, Claim("drop", 0.0, unit, metric.better), seed)
 
 
-def _drop_text(certificate: Certificate) -> str:
+def drop_text(certificate: Certificate) -> str:
+    """A drop with its 90 % interval."""
     text = format_amount(certificate.estimate, certificate.unit)
     if certificate.interval is None:
         return text
@@ -133,7 +153,7 @@ def _drop_text(certificate: Certificate) -> str:
 
 
 def _from_certificate(clause: Clause, certificate: Certificate) -> ClauseResult:
-    found = f"drop {_drop_text(certificate)}, n={certificate.n}"
+    found = f"drop {drop_text(certificate)}, n={certificate.n}"
     if certificate.decision == "undecided" and certificate.samples_needed:
         found += f"; about {certificate.samples_needed} samples would decide it"
     short = max(0.0, certificate.estimate - certificate.limit) / max(abs(certificate.limit), 1e-9)
@@ -142,13 +162,13 @@ def _from_certificate(clause: Clause, certificate: Certificate) -> ClauseResult:
 
 def _level(clause: Clause, metric: Metric, predictions: Predictions, seed: int) -> ClauseResult:
     """``top1 >= 90%``, ``mae <= 1.5``, ``top1 >= 0.99x baseline``: a drop from a fixed level or from the original."""
+    before = metric.value(predictions.before, predictions.labels)
+    level = _level_limit(clause, metric, before)
     if clause.unit == "x":
-        before = metric.value(predictions.before, predictions.labels)
-        limit = abs(before) * (1 - clause.amount if metric.better == "higher" else clause.amount - 1)
+        limit = metric.harm(before, level)
         return _from_certificate(
             clause, _certify(metric, predictions, _claim(clause, metric, limit, predictions.data_digest), seed)
         )
-    level = clause.amount * (100.0 if metric.unit == "%" and clause.unit == "share" else 1.0)
     after = metric.value(predictions.after, predictions.labels)
     claim = _claim(clause, metric, 0.0, predictions.data_digest)
     scores = metric.per_sample(predictions.after, predictions.labels)

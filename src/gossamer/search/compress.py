@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gossamer.core.budget import Clause
 from gossamer.core.errors import GossamerError, UnsupportedOp
 from gossamer.core.measurement import Measurement
 from gossamer.metrics.comparison import Comparison
@@ -22,6 +23,8 @@ from gossamer.search.claims import (
     decide_metric_clause,
     drop_text,
     flips_of,
+    measure_drop,
+    misses,
 )
 from gossamer.search.evaluation import check_parity, compare_speed, divergence, measure_process, outputs_on, run_kernels
 from gossamer.search.fallback import fewest_in_float, int8_candidate, rank_by_sensitivity
@@ -136,14 +139,17 @@ class _Run:
         classes = samples.labels if samples.labels is not None and samples.labels.ndim == 1 else None
         return Predictions(before, outputs_on(task, candidate, samples), labels, classes, samples.digest)
 
+    def _clauses(self, kinds: frozenset[str]) -> list[Clause]:
+        return [clause for clause in self._task.budget.clauses if clause.kind in kinds]
+
     def _metric_clauses(self, predictions: Predictions) -> list[ClauseResult]:
         task = self._task
-        wanted = [clause for clause in task.budget.clauses if clause.kind in METRIC_KINDS]
-        return [decide_metric_clause(clause, task.metric, predictions, task.seed) for clause in wanted]
+        return [decide_metric_clause(c, task.metric, predictions, task.seed) for c in self._clauses(METRIC_KINDS)]
 
     def needs_more_precision(self, candidate: Candidate) -> bool:
         """Whether the point estimates on the choosing samples already miss the budget."""
-        return any(result.short_by > 0 for result in self._metric_clauses(self._predictions(candidate, "choose")))
+        predictions = self._predictions(candidate, "choose")
+        return any(misses(clause, self._task.metric, predictions) for clause in self._clauses(METRIC_KINDS))
 
     def raise_precision(self, plain: _Plain) -> Candidate | None:
         """The fewest sensitive layers in float for which the choosing samples miss no clause."""
@@ -169,7 +175,11 @@ class _Run:
         measurements = (*comparison.b, *measure_process(task, candidate))
         task.progress.stage(f"{candidate.name}: prove")
         predictions = self._predictions(candidate, "prove")
-        clauses = self._metric_clauses(predictions) + self._measured_clauses(measurements, comparison.a)
+        proven = self._metric_clauses(predictions)
+        clauses = proven + self._measured_clauses(measurements, comparison.a)
+        limited = zip(self._clauses(METRIC_KINDS), proven, strict=True)
+        known = (result.certificate for clause, result in limited if clause.kind == "metric drop")
+        drop = next(known, None) or measure_drop(task.metric, predictions, task.seed)
         certificates = [result.certificate for result in clauses if result.certificate is not None]
         verdict = decide(parity, certificates, flips_of(task.metric, predictions))
         status, reasons = _judge(verdict.kind, verdict.reasons, clauses, self._slower(candidate, comparison))
@@ -185,7 +195,7 @@ class _Run:
             kernels,
             evidence={
                 "placement": placement,
-                "drop": drop_text(task.metric, predictions, task.seed),
+                "drop": drop_text(drop),
                 **self._evidence(),
             },
         )

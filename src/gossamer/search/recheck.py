@@ -120,7 +120,9 @@ def _against_original(
     results = [decide_metric_clause(clause, metric, predictions, seed=0) for clause in clauses]
     flips = flips_of(metric, predictions)
     verdict = decide(parity, [result.certificate for result in results if result.certificate is not None], flips)
-    return _with_clauses(verdict, results, metric.name)
+    verdict = _with_clauses(verdict, results, metric.name)
+    original = task.get("original_program")
+    return verdict if original in (None, program.digest) else _of_another_original(verdict)
 
 
 def _with_clauses(verdict: Verdict, results: Sequence[ClauseResult], metric: str) -> Verdict:
@@ -135,6 +137,16 @@ def _with_clauses(verdict: Verdict, results: Sequence[ClauseResult], metric: str
         return verdict if verdict.kind == "undecided" else replace(verdict, kind="accepted")
     kind = "rejected" if any(result.decision == "fails" for result in open_) else "undecided"
     return replace(verdict, kind=kind, reasons=(*(f"{r.clause}: {r.found}" for r in open_), *verdict.reasons))
+
+
+def _of_another_original(verdict: Verdict) -> Verdict:
+    """Nothing about the true original was proven, so the verdict is undecided unless it is worse."""
+    reason = (
+        "this is not the original that the artifact was made from; try: its --weights, and the --dynamic of its capture"
+    )
+    if verdict.kind == "rejected":
+        return replace(verdict, reasons=(*verdict.reasons, reason))
+    return replace(verdict, kind="undecided", reasons=(reason, *verdict.reasons))
 
 
 def _require_same_interface(artifact: Artifact, original: Signature, against: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gossamer.core.budget import Budget, parse_budget
+from gossamer.core.budget import Better, Budget, parse_budget
 from gossamer.core.deadline import Deadline, parse_duration
 from gossamer.core.errors import DataError, ModelError, OptionError
 from gossamer.core.progress import Progress
@@ -111,7 +111,9 @@ def read_budget(text: str, metric: Metric) -> Budget:
         raise OptionError("reading the budget", got=repr(text), expected="text; empty for no limit")
     if not text.strip():
         return Budget(())
-    figures = {name: known.better for name, known in {**METRICS, plain: metric}.items() if not known.unit}
+    figures: dict[str, Better] = {
+        name: known.better for name, known in {**METRICS, plain: metric}.items() if not known.unit
+    }
     budget = parse_budget(text, plain, METRICS, figures)
     for clause in budget.clauses:
         if clause.kind in ("metric", "metric drop", "worst class metric drop") and clause.quantity != plain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,9 @@ from gossamer.core.specs import Dim, Signature, TensorSpec
 
 REAL_BATCH = 8
 """Samples in a real case, where the batch may vary: small enough for a slow interpreter."""
+
+LARGEST_END = 2**22
+"""Elements of all inputs together up to which the upper end of a range is a case, as in frontends/agreement.py."""
 
 LARGE_BATCH = 13
 """Prime, so that no vector width or unrolling divides it."""
@@ -42,10 +46,11 @@ def parity_cases(
 
     Real cases: ``count`` samples by seeded choice, in batches of 8 where the batch may vary. Shape cases: batch 1, 2
     and 13; the smallest size of every other named dim and one half as large again as the data's, by cropping and
-    repeating real samples; float inputs constant, all zero, and the real samples of largest magnitude. Every case
-    stays in the declared ranges, and inputs that share a named dim change together. Integer inputs only hold values
-    seen in the data, and masks (two values or fewer) are never made constant: indices and masks that no data have
-    would compare undefined behaviour. Random normal inputs are not used: they pass models that are wrong on real ones.
+    repeating real samples; the upper end of every range, where the inputs stay small there; float inputs constant, all
+    zero, and the real samples of largest magnitude. Every case stays in the declared ranges, and inputs that share a
+    named dim change together. Integer inputs only hold values seen in the data, and masks (two values or fewer) are
+    never made constant: indices and masks that no data have would compare undefined behaviour. Random normal inputs are
+    not used: they pass models that are wrong on real ones.
 
     Args:
         signature: of the model.
@@ -91,6 +96,9 @@ class _Plan:
             else:
                 wanted = [self._clamp(name, 1), self._clamp(name, size + (size + 1) // 2)]
                 wanted = [value for value in wanted if value != size]
+            _, high = self.signature.dims.get(name, (1, None))
+            if high is not None and high != size and self._elements({**small, name: high}) <= LARGEST_END:
+                wanted.append(high)
             for value in dict.fromkeys(wanted):
                 yield self._case(f"{name}={value}", "shape", {**small, name: value})
 
@@ -149,6 +157,9 @@ class _Plan:
 
     def _small(self) -> dict[str, int]:
         return {**self.sizes, **{name: self._clamp(name, 2) for name in self.batch_dims}}
+
+    def _elements(self, sizes: Mapping[str, int]) -> int:
+        return sum(math.prod(dim_size(dim, sizes) for dim in spec.shape) for spec in self.signature.inputs)
 
     def _clamp(self, name: str, size: int) -> int:
         low, high = self.signature.dims.get(name, (1, None))
@@ -251,7 +262,7 @@ def _names(expression: str) -> set[str]:
 def _rows_of(spec: TensorSpec, real: Mapping[str, np.ndarray]) -> np.ndarray:
     doing = f"building parity cases for input {spec.name!r}"
     if spec.name not in real:
-        raise DataError(doing, got=f"data named {sorted(real)}", expected=str(spec))
+        raise DataError(doing, got=f"data named {', '.join(sorted(real))}", expected=str(spec))
     array = np.asarray(real[spec.name])
     if array.ndim != len(spec.shape) or not array.size:
         raise DataError(

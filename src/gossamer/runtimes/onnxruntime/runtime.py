@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gossamer.core.errors import ArtifactError, InternalError
+from gossamer.core.errors import ArtifactError, DataError, InternalError
 from gossamer.core.specs import Signature
 from gossamer.core.target import Target
 
@@ -17,6 +17,9 @@ from gossamer.core.target import Target
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 import onnxruntime as ort
+
+_SILENT = 4
+"""Fatal only: what the runtime logs as an error, it raises as well."""
 
 
 class OnnxRuntimeExecutable:
@@ -48,7 +51,9 @@ class OnnxRuntimeExecutable:
         options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.log_severity_level = 3
+        options.log_severity_level = _SILENT
+        self._run_options = ort.RunOptions()
+        self._run_options.log_severity_level = _SILENT
         for name, size in (dims or {}).items():
             options.add_free_dimension_override_by_name(name, size)
         if profile_prefix is not None:
@@ -78,10 +83,23 @@ class OnnxRuntimeExecutable:
         return f"onnxruntime {ort.__version__} {self.target.device} threads={self.target.threads} {fixed}"
 
     def run(self, inputs: Mapping[str, np.ndarray], taps: Sequence[str] = ()) -> dict[str, np.ndarray]:
-        """Outputs by name. Inner values cannot be tapped in a deployed file."""
+        """Outputs by name. Inner values cannot be tapped in a deployed file.
+
+        Raises:
+            DataError: the runtime cannot run the model on these inputs.
+        """
         if taps:
             raise InternalError("running a deployed file", got=f"taps {list(taps)}", expected="no taps")
-        values = self._open().run(self._outputs, dict(inputs))
+        session = self._open()
+        try:
+            values = session.run(self._outputs, dict(inputs), self._run_options)
+        except Exception as error:  # the runtime raises its own types for everything
+            raise DataError(
+                f"running {self.path.name} in ONNX Runtime {ort.__version__}",
+                got=str(error).partition("\n")[0],
+                expected="inputs like those that the model was made for",
+                try_="values in the ranges of the data: indices within their tables, sizes the model can take",
+            ) from error
         return dict(zip(self._outputs, values, strict=True))
 
     def end_profile(self) -> Path:
