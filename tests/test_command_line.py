@@ -145,7 +145,7 @@ def test_a_missed_budget_is_exit_code_3_and_writes_nothing(compress, place: Path
     done = compress(budget="drop <= 3pt; latency p50 <= 1us")
     assert done.code == cli.EXIT_MISSED == 3
     text = " ".join(done.out.split())
-    assert "budget missed; nearest is int8 (latency p50 <= 0.001ms: latency p50 0.769 ms" in text
+    assert "budget missed; nearest is int8 (latency p50 <= 1us: latency p50 0.769 ms" in text
     assert "beyond it by 769 times the limit" in text
     assert "nothing was written" in text
     assert list(place.iterdir()) == []

@@ -71,7 +71,8 @@ def test_clauses_keep_their_order_and_blanks_do_not_matter() -> None:
     ("text", "canonical"),
     [
         ("drop <= 1.50pt", "top1 drop <= 1.5pt"),
-        ("latency <= 500us", "latency p50 <= 0.5ms"),
+        ("latency <= 500us", "latency p50 <= 500us"),
+        ("latency <= 1us", "latency p50 <= 1us"),
         ("latency <= 1500ms", "latency p50 <= 1.5s"),
         ("size <= 2000kB", "size <= 2MB"),
         ("size <= 2048KiB", "size <= 2MiB"),
@@ -151,6 +152,7 @@ BAD = [
     ("throughput «<=» 10/s", "expected: throughput >= 100/s"),
     ("latency «<» 5ms", "expected: <= after latency"),
     ("latency «=» 5ms", "got: '='"),
+    ("latency «<» 5ms", "try: <="),
     ("latency p50 «5»ms", "expected: <= after latency"),
     ("latency <= 2«MB»", "'MB', which is not a unit of latency"),
     ("latency <= 2«mss»", "try: ms"),

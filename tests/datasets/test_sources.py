@@ -196,6 +196,13 @@ def test_a_python_file_without_a_name_says_how_to_name_the_loader(tmp_path: Path
         read_samples(tmp_path / "data.py")
 
 
+def test_a_text_that_is_called_npz_is_not_said_to_be_pickled(tmp_path: Path) -> None:
+    (tmp_path / "data.npz").write_text("x,y\n1,2\n")
+    with pytest.raises(DataError, match=r"no \.npz inside") as caught:
+        read_samples(tmp_path / "data.npz")
+    assert "pickle" not in str(caught.value)
+
+
 def test_object_arrays_are_never_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "objects.npz"
     np.savez(path, x=X, z=np.array([{"a": 1}], dtype=object))

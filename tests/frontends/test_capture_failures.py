@@ -294,7 +294,16 @@ def test_a_failed_capture_prints_nothing(make: Callable[[], nn.Module], capfd: p
         logging.getLogger("torch").removeHandler(handler)
 
 
+@pytest.fixture
+def warn_always() -> Iterator[None]:
+    """Torch gives some warnings once a process only."""
+    torch.set_warn_always(True)
+    yield
+    torch.set_warn_always(False)
+
+
 @pytest.mark.filterwarnings("error")
+@pytest.mark.usefixtures("warn_always")
 def test_a_capture_warns_of_nothing_that_torch_does_inside() -> None:
     class Reader(nn.Module):
         def __init__(self) -> None:

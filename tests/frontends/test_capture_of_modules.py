@@ -213,3 +213,20 @@ def test_normalised_weights_and_buffers_that_are_not_saved() -> None:
 def test_example_inputs_that_do_not_fit_are_refused(example, dynamic, error, message: str) -> None:
     with pytest.raises(error, match=message):
         capture(Plain(), example, dynamic=dynamic)
+
+
+def test_an_encoder_with_a_padding_mask_whose_padded_rows_are_returned() -> None:
+    class Encoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+            return self.encoder(x, src_key_padding_mask=mask)
+
+    mask = torch.zeros(2, 6, dtype=torch.bool)
+    mask[:, 4:] = True
+    program = capture(Encoder(), (torch.randn(2, 6, 16), mask))
+    assert [spec.name for spec in program.signature.inputs] == ["x", "mask"]
+    assert torch.backends.mha.get_fastpath_enabled()

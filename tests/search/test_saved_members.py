@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from gossamer import flow
 from gossamer.artifacts import Artifact
 from gossamer.artifacts.manifest import Manifest, file_entry
 from gossamer.core.errors import ArtifactError, DataError, ModelError, OptionError, OutputExists, UnknownName
+from gossamer.core.specs import Signature
 from gossamer.demo.digits import DigitNet
 from gossamer.program import Program
 from gossamer.program.storage import load_program
+from gossamer.runtimes import open_deployed
+from gossamer.search.bench import bench
 from gossamer.search.front import Front
 from gossamer.techniques.recipe import Recipe
 
@@ -264,6 +268,13 @@ def test_a_missing_file_is_found(small: Path):
         flow.verify(small)
 
 
+def test_a_change_after_loading_is_found(small: Path):
+    artifact = flow.load(small)
+    (small / "recipe.toml").write_text("version = 1\n")
+    with pytest.raises(ArtifactError, match=r"recipe\.toml"):
+        flow.verify(artifact)
+
+
 def repack(folder: Path, artifact: Artifact) -> None:
     """Make manifest and evidence agree with the files, as an author of such a folder could."""
     from gossamer.artifacts.pack import identity_of
@@ -309,6 +320,16 @@ def test_measuring_an_artifact(digit_artifact: Path, hasty):
     assert result.comparison is None
     assert result.conditions["target"] == "onnxruntime:cpu,threads=1,batch=8"
     json.dumps(result.to_json(), allow_nan=False)
+
+
+def test_a_fixed_batch_is_measured_as_what_it_is(digit_artifact: Path, hasty):
+    artifact = flow.load(digit_artifact)
+    (x,) = artifact.signature.inputs
+    fixed = Signature((replace(x, shape=(2, *x.shape[1:])),), artifact.signature.outputs, artifact.signature.dims)
+    result = bench(Artifact(artifact.folder, replace(artifact.manifest, signature=fixed), open_deployed))
+    assert result.conditions["target"] == "onnxruntime:cpu,threads=1,batch=2"
+    figures = {item.name: item.value for item in result.measurements}
+    assert figures["throughput"] == pytest.approx(2e3 / figures["latency mean"])
 
 
 def test_measuring_two_artifacts_side_by_side(digit_front: Front, digit_artifact: Path, tmp_path: Path, hasty):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from gossamer import flow
+from gossamer.core.deadline import Deadline
+from gossamer.core.progress import Silent
 from gossamer.program import Program
 from gossamer.search.front import Front
-from gossamer.techniques.quantize.int8 import int8_layers
+from gossamer.techniques.quantize.int8 import Int8, int8_layers
 
 TARGET = "onnxruntime:cpu,batch=8"
 
@@ -141,6 +144,17 @@ def test_nothing_slower_is_ever_returned(digit_program, digits, measuring, speed
     assert f"{speedup:.3f}x" in rejected.reasons[0]
 
 
+def test_something_slower_is_returned_only_where_the_original_misses_the_budget(digit_program, digits, measuring):
+    measuring.speedups["int8"] = 0.9
+    images, labels = digits
+    front = flow.compress(
+        digit_program, images[:300], (images[900:], labels[900:]), target=TARGET, budget="size <= 40kB"
+    )
+    assert (front.outcome, front.best.name) == ("met", "int8")
+    assert [member.name for member in front.members] == ["int8"]
+    assert front.baseline in front.tried
+
+
 def test_what_is_as_fast_and_smaller_is_a_gain(digit_program, digits, measuring):
     measuring.speedups["int8"] = 1.005
     images, labels = digits
@@ -158,7 +172,7 @@ def test_a_budget_that_cannot_be_met_says_what_came_nearest_and_by_how_much(digi
         budget="drop <= 5pt; latency p50 <= 1us",
     )
     assert (front.outcome, front.improved, front.best.name) == ("missed", False, "int8")
-    assert front.summary.startswith("budget missed; nearest is int8 (latency p50 <= 0.001ms: latency p50 0.769 ms [")
+    assert front.summary.startswith("budget missed; nearest is int8 (latency p50 <= 1us: latency p50 0.769 ms [")
     assert "beyond it by 769 times the limit" in front.summary
     assert front.members == ()
     assert {member.name for member in front.tried} == {"fp32", "int8"}
@@ -287,3 +301,27 @@ def test_the_real_measurements(digit_program, digits, hasty):
     assert size is not None
     assert size.value == len(member.candidate.lowered.model)
     assert front.outcome == "met"
+
+
+@pytest.mark.parametrize("needed", range(1, 10))
+def test_the_fewest_layers_that_hold_are_found(needed: int, monkeypatch: pytest.MonkeyPatch):
+    """Of nine layers, in the fewest trials: a bisection over the count."""
+    from gossamer.search import fallback
+
+    tried: list[int] = []
+
+    def candidate(task: Any, technique: Int8, calibration: Any) -> Any:
+        tried.append(len(technique.skip))
+        return SimpleNamespace(name=str(len(technique.skip)), skip=technique.skip)
+
+    monkeypatch.setattr(fallback, "int8_candidate", candidate)
+    task: Any = SimpleNamespace(progress=Silent(), deadline=Deadline.after(None))
+    ranked = [f"layer{index}[x]" for index in range(9)]
+    found: Any = fallback.fewest_in_float(
+        task, Int8(), SimpleNamespace(), ranked, lambda given: len(given.skip) >= needed
+    )
+    assert len(tried) <= 4
+    if needed == 9:  # nothing would be left in int8
+        assert found is None
+    else:
+        assert found.skip == tuple(f"layer{index}[[]x]" for index in range(needed))

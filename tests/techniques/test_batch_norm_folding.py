@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -142,3 +144,12 @@ UNTOUCHED = {
 def test_a_norm_that_cannot_be_folded_is_left_alone(name: str):
     program, _ = captured(*UNTOUCHED[name])
     assert fold_batch_norms(program) is program
+
+
+def test_a_tensor_that_has_two_names_is_left_alone():
+    """As in a saved program with tied weights: each name has one reader, and both are one tensor."""
+    one, two = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+    program, _ = captured(nn.Sequential(one, worn_in(nn.BatchNorm2d(4)), two), (4, 5, 5))
+    tied = {**program.tensors, "2.weight": program.tensors["0.weight"]}
+    assert norms(fold_batch_norms(program)) == 0
+    assert norms(fold_batch_norms(dataclasses.replace(program, tensors=tied))) == 1

@@ -71,7 +71,7 @@ def new_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
-    except OSError as error:  # a name that is too long, a full disk
+    except OSError as error:  # a full disk, a folder that changed meanwhile
         raise _unwritable(f"preparing the output folder {path}", str(error)) from error
     try:
         yield temporary

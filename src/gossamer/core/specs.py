@@ -93,7 +93,7 @@ class Signature:
         if len(args) > len(names) or sorted(given) != sorted(names):
             raise DataError(
                 "binding the inputs of a program",
-                got=f"{len(args)} positional and {sorted(kwargs)} by name",
+                got=f"{len(args)} positional and {', '.join(sorted(kwargs)) or 'none'} by name",
                 expected=f"each once: {', '.join(names)}",
             )
         arrays = dict(zip(names, args, strict=False)) | kwargs
@@ -113,7 +113,7 @@ class Signature:
         for spec in self.inputs:
             if spec.name not in inputs:
                 raise DataError(
-                    f"reading input {spec.name!r}", got=f"inputs named {sorted(inputs)}", expected=str(spec)
+                    f"reading input {spec.name!r}", got=f"inputs named {', '.join(sorted(inputs))}", expected=str(spec)
                 )
             checked[spec.name] = self._check_one(spec, np.asarray(inputs[spec.name]), sizes)
         return checked

@@ -82,7 +82,7 @@ def _read_npz(path: Path, limit: int | None) -> Samples:
     with _opened(path, doing) as opened:  # NumPy leaves a file open that it cannot read
         start = opened.read(6)
         opened.seek(0)
-        if not start.startswith((b"PK", b"\x93NUMPY", b"\x80")):  # NumPy would say that it is pickled, and \x80 is
+        if not start.startswith((b"PK", b"\x93NUMPY", b"\x80")):  # \x80 is a pickle, and NumPy calls the rest one too
             raise DataError(doing, got="a file that is no .npz inside, whatever its name", expected=_NPZ)
         try:
             file = np.load(opened, allow_pickle=False)

@@ -215,12 +215,19 @@ def _require_in_range(inputs: Mapping[str, Tensor], dims: Mapping[str, Mapping[i
 
 @contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside; each submodule's own mode is restored afterwards."""
+    """Eval mode inside; each submodule's own mode is restored afterwards.
+
+    Torch's fast path for encoder layers is off inside: it writes zeros at masked positions, which the layers as they
+    are written (and as they are captured) do not.
+    """
     modes = {module: module.training for module in model.modules()}
+    fast_path = torch.backends.mha.get_fastpath_enabled()
     model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
         for module, training in modes.items():
             module.training = training
 

@@ -72,8 +72,7 @@ def bench(artifact: Artifact, against: Artifact | None = None, *, target: str | 
 
     def opener(one: Artifact):
         def open_() -> Executable:
-            first = one.signature.inputs[0].shape[0]
-            dims = {first: resolved.batch} if isinstance(first, str) else None
+            dims = {dim: resolved.batch for dim in one.signature.inputs[0].shape[:1] if isinstance(dim, str)}
             return one.open(str(resolved), dims=dims)
 
         return open_
@@ -119,7 +118,7 @@ def _synthetic(artifact: Artifact, target: Target, seed: int) -> dict[str, np.nd
 
 def _batch(artifact: Artifact, target: Target) -> int:
     """Samples that one call takes: the first dim of the first input, where that is fixed or has a range."""
-    first = artifact.signature.inputs[0].shape[0]
+    first = next(iter(artifact.signature.inputs[0].shape), 1)
     return first if isinstance(first, int) else _size(artifact, first, target)
 
 
