@@ -32,7 +32,7 @@ docs: $(READY)
 	$(PY) docs/generate.py
 
 golden: $(READY)
-	GOSSAMER_GOLDEN=1 $(PY) -m pytest -q tests/program tests/architecture
+	GOSSAMER_GOLDEN=1 $(PY) -m pytest -q tests/program tests/test_flow.py
 
 clean:
 	rm -rf $(VENV) demo-out build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

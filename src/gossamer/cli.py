@@ -137,6 +137,12 @@ def inspect(
 ) -> None:
     """Show an artifact: before and after, what was tried, and why. Or the program of a model."""
     if (Path(path) / "manifest.json").exists():
+        if weights or data or dynamic:
+            raise OptionError(
+                f"inspecting the artifact {path}",
+                got="--weights, --data or --dynamic",
+                expected="none of them: they are for models",
+            )
         with flow.load(path) as artifact:
             facts, evidence = str(artifact), artifact.evidence
             summary = {"name": artifact.name, "digest": artifact.digest, "size_bytes": artifact.size_bytes}
