@@ -177,6 +177,12 @@ def test_inspect_an_artifact(run, digit_artifact: Path):
     assert "technique = " in value["recipe"]
 
 
+def test_inspect_refuses_options_that_it_would_not_read(run, digit_artifact: Path):
+    done = run("inspect", digit_artifact, "--data", "calib.npz")
+    assert done.code == 2
+    assert "they are for models" in done.err
+
+
 def test_inspect_a_model(run, desk: Path):
     arguments = ("inspect", desk / "net.py:net", "--weights", desk / "net.safetensors", "--data", desk / "calib.npz")
     assert "conv2d(" in run(*arguments).out
