@@ -1,4 +1,4 @@
-"""Small random models of the transformers library are captured, agree, and come back from disk.
+"""Small random models of the transformers library: captured, saved, lowered, quantized, and run.
 
 ``capture`` compares with the model at batch 1, 2, 3, with masked tails, and on scaled and flipped inputs.
 """
@@ -8,11 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from gossamer import flow
 from gossamer.frontends.torch_module import capture
-from gossamer.program import load_program, save_program
+from gossamer.program import Interpreter, Program, load_program, save_program
+from gossamer.program.dialect import op_class
+from gossamer.runtimes import open_executable, resolve_target
+from gossamer.techniques.quantize.int8 import Int8, int8_layers
+from gossamer.techniques.quantize.placement import weighted_sites
 
 transformers = pytest.importorskip("transformers")
 
@@ -71,13 +77,44 @@ MODELS = [
 
 
 @pytest.mark.parametrize(("model_name", "config_name", "options", "inputs"), MODELS)
-def test_a_model_is_captured_and_comes_back_from_disk(
+def test_a_model_goes_down_the_street(
     tmp_path: Path, model_name: str, config_name: str, options: dict[str, Any], inputs
 ) -> None:
     torch.manual_seed(0)
     model = getattr(transformers, model_name)(getattr(transformers, config_name)(**options)).eval()
-    program = capture(model, inputs())
+    example = inputs()
+    program = capture(model, example)
     assert program.signature.dims == {"batch": (1, None)}
     assert program.parameter_count <= sum(parameter.numel() for parameter in model.parameters())
     save_program(program, tmp_path)
     assert load_program(tmp_path).digest == program.digest
+    batches = [resized(example, size) for size in (1, 2, 3)]
+    # 1e-5: a tenth of the scaled maximum that the fp32 policy allows, since these models are small.
+    assert all(difference(program, batch, tmp_path) < 1e-5 for batch in batches)
+    target = resolve_target("onnxruntime:cpu")
+    quantized = Int8().apply(program, resized(example, 8), target)
+    assert len(int8_layers(quantized)) == len([n for n in weighted_sites(program).values() if is_layer(n)])
+    # A code may round the other way and move what comes after by a step or more; a wrong node moves it by its scale.
+    assert all(difference(quantized, batch, tmp_path) < 0.1 for batch in batches)
+
+
+def is_layer(node: torch.fx.Node) -> bool:
+    return op_class(node) in ("conv", "linear")
+
+
+def resized(example: dict[str, torch.Tensor], size: int) -> dict[str, np.ndarray]:
+    """The example at another batch size, with the tail of a mask masked."""
+    arrays = {name: np.resize(tensor.numpy(), (size, *tensor.shape[1:])) for name, tensor in example.items()}
+    if "attention_mask" in arrays:
+        arrays["attention_mask"][:, 6:] = 0
+    return arrays
+
+
+def difference(program: Program, inputs: dict[str, np.ndarray], folder: Path) -> float:
+    """Largest difference of any output between ONNX Runtime and the interpreter, by the largest value."""
+    path = folder / "model.onnx"
+    path.write_bytes(flow.lower(program).model)
+    executable = open_executable(path, program.signature, resolve_target("onnxruntime:cpu"))
+    got, expected = executable.run(inputs), Interpreter(program).run(inputs)
+    executable.close()
+    return max(float(np.abs(got[k] - expected[k]).max() / max(np.abs(expected[k]).max(), 1e-9)) for k in expected)
