@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from gossamer.artifacts import Artifact
 from gossamer.core.errors import DataError
 from gossamer.core.measurement import Measurement
 from gossamer.core.runnable import Executable
-from gossamer.core.specs import NUMPY_DTYPES
+from gossamer.core.specs import Signature
 from gossamer.core.target import Target
 from gossamer.metrics.comparison import Comparison
 from gossamer.metrics.conditions import machine_fingerprint
 from gossamer.metrics.latency import compare_latency, measure_latency
 from gossamer.metrics.process import probe_process
 from gossamer.runtimes import resolve_target
+from gossamer.search.synthetic import size_in_range, synthetic_inputs
 
 LIBRARIES = ("gossamer", "numpy", "onnxruntime")
 _INPUTS = 8
@@ -68,12 +70,12 @@ def bench(artifact: Artifact, against: Artifact | None = None, *, target: str | 
     resolved = resolve_target(target or packed)
     resolved = replace(resolved, batch=_batch(artifact, resolved))
     conditions = {"target": str(resolved), **machine_fingerprint(libraries=LIBRARIES)}
-    inputs = [_synthetic(artifact, resolved, seed + index) for index in range(_INPUTS)]
+    sizes = {dim: resolved.batch for dim in artifact.signature.inputs[0].shape[:1] if isinstance(dim, str)}
+    inputs = [synthetic_inputs(artifact.signature, sizes, _OTHER_DIMS, seed + index) for index in range(_INPUTS)]
 
     def opener(one: Artifact):
         def open_() -> Executable:
-            dims = {dim: resolved.batch for dim in one.signature.inputs[0].shape[:1] if isinstance(dim, str)}
-            return one.open(str(resolved), dims=dims)
+            return one.open(str(resolved), dims=sizes)
 
         return open_
 
@@ -88,41 +90,26 @@ def bench(artifact: Artifact, against: Artifact | None = None, *, target: str | 
     else:
         latency = measure_latency(opener(artifact), inputs, batch=resolved.batch, conditions=conditions)
     size = Measurement("size", float(artifact.size_bytes), "B", "lower")
-    return Bench((*latency, size, *_process(artifact, resolved, inputs[0])), comparison, conditions)
+    return Bench(
+        (*latency, size, *probe_model(artifact.deploy_file(), artifact.signature, resolved, inputs[0])),
+        comparison,
+        conditions,
+    )
 
 
-def _process(artifact: Artifact, target: Target, inputs: dict[str, np.ndarray]) -> tuple[Measurement, ...]:
+def probe_model(
+    model: Path, signature: Signature, target: Target, inputs: Mapping[str, np.ndarray]
+) -> tuple[Measurement, ...]:
+    """Load time, first inference and peak memory of a model file in a fresh process."""
     with tempfile.TemporaryDirectory(prefix="gossamer-bench-") as folder:
-        signature, arrays = Path(folder) / "signature.json", Path(folder) / "inputs.npz"
-        signature.write_text(json.dumps(artifact.signature.to_json()), encoding="utf-8")
+        specs, arrays = Path(folder) / "signature.json", Path(folder) / "inputs.npz"
+        specs.write_text(json.dumps(signature.to_json()), encoding="utf-8")
         np.savez(arrays, **inputs)  # pyright: ignore[reportArgumentType] - inputs are no options
-        return probe_process(probe_command(artifact.deploy_file(), signature, str(target), arrays))
-
-
-def probe_command(model: Path, signature: Path, target: str, inputs: Path) -> list[str]:
-    """The command that measures a model file in a fresh process."""
-    return [sys.executable, "-m", "gossamer.runtimes.probe", str(model), str(signature), target, str(inputs)]
-
-
-def _synthetic(artifact: Artifact, target: Target, seed: int) -> dict[str, np.ndarray]:
-    """Standard normal floats, and whole numbers 0 or 1, which any table of indices and any mask can take."""
-    generator = np.random.default_rng(seed)
-    inputs = {}
-    for spec in artifact.signature.inputs:
-        shape = [dim if isinstance(dim, int) else _size(artifact, dim, target) for dim in spec.shape]
-        floating = spec.dtype.startswith(("float", "bfloat"))
-        values = generator.standard_normal(shape) if floating else generator.integers(0, 2, shape)
-        inputs[spec.name] = values.astype(NUMPY_DTYPES[spec.dtype])
-    return inputs
+        probe = [sys.executable, "-m", "gossamer.runtimes.probe"]
+        return probe_process([*probe, str(model), str(specs), str(target), str(arrays)])
 
 
 def _batch(artifact: Artifact, target: Target) -> int:
     """Samples that one call takes: the first dim of the first input, where that is fixed or has a range."""
     first = next(iter(artifact.signature.inputs[0].shape), 1)
-    return first if isinstance(first, int) else _size(artifact, first, target)
-
-
-def _size(artifact: Artifact, dim: str, target: Target) -> int:
-    low, high = artifact.signature.dims[dim]
-    wanted = target.batch if dim == artifact.signature.inputs[0].shape[0] else _OTHER_DIMS
-    return max(low, wanted if high is None else min(wanted, high))
+    return first if isinstance(first, int) else size_in_range(artifact.signature, first, target.batch)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 
 import numpy as np
@@ -13,10 +12,9 @@ from gossamer.datasets.samples import Samples
 from gossamer.metrics.comparison import Comparison
 from gossamer.metrics.conditions import machine_fingerprint
 from gossamer.metrics.latency import compare_latency
-from gossamer.metrics.process import probe_process
 from gossamer.program.interpreter import Interpreter
 from gossamer.runtimes import executed_layers
-from gossamer.search.bench import probe_command
+from gossamer.search.bench import probe_model
 from gossamer.search.task import Candidate, Task, open_candidate, predict
 from gossamer.techniques.quantize.placement import weighted_sites
 from gossamer.verification.inputs import parity_cases
@@ -111,10 +109,6 @@ def compare_speed(task: Task, baseline: Candidate, candidate: Candidate, resolut
 
 def measure_process(task: Task, candidate: Candidate) -> list[Measurement]:
     """Size of the file; load time, first inference and peak memory of a fresh process."""
-    signature = task.folder / "signature.json"
-    signature.write_text(json.dumps(candidate.program.signature.to_json()))
-    inputs = task.folder / "probe.npz"
-    np.savez(inputs, **next(task.choose.batches(_call_size(task))))  # pyright: ignore[reportArgumentType]
-    command = probe_command(candidate.path, signature, str(task.target), inputs)
+    inputs = next(task.choose.batches(_call_size(task)))
     size = Measurement("size", float(candidate.size_bytes), "B", "lower")
-    return [size, *probe_process(command)]
+    return [size, *probe_model(candidate.path, candidate.program.signature, task.target, inputs)]

@@ -5,22 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from gossamer.artifacts import Artifact, DeployFile, Golden, load_artifact, pack
-from gossamer.core.specs import Signature
 from gossamer.metrics.conditions import machine_fingerprint
 from gossamer.program.interpreter import Interpreter
 from gossamer.program.program import Program
 from gossamer.program.storage import save_program
-from gossamer.program.values import tensor_value
 from gossamer.runtimes import open_deployed, resolve_target
 from gossamer.search.evaluation import LIBRARIES
+from gossamer.search.synthetic import synthetic_inputs
 
 if TYPE_CHECKING:
     from gossamer.search.front import Member
 
-GOLDEN_SAMPLES = 4
+GOLDEN_SIZE = 4
+"""Wanted size of every dim that may vary."""
 
 
 def save_member(member: Member, folder: Path, *, force: bool) -> Artifact:
@@ -70,29 +68,6 @@ def _evidence(member: Member) -> dict[str, Any]:
 
 
 def _golden(program: Program, seed: int) -> Golden:
-    """Synthetic inputs, no samples of the user's, with the interpreter's outputs.
-
-    Floats are standard normal. Whole numbers and booleans are 0 or 1: small enough for any table of indices, and valid
-    masks, since the first position is always 1 and so nothing is masked as a whole.
-    """
-    generator = np.random.default_rng(seed)
-    inputs: dict[str, np.ndarray] = {}
-    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
-    for node in placeholders:
-        value = tensor_value(node)
-        shape = [_size(program.signature, dim) for dim in value.shape]
-        if value.dtype.startswith(("float", "bfloat")):
-            inputs[str(node.target)] = generator.standard_normal(shape).astype(np.float32)
-        else:
-            marks = generator.integers(0, 2, shape)
-            marks[..., :1] = 1
-            inputs[str(node.target)] = marks.astype(bool) if value.dtype == "bool" else marks
-    inputs = program.signature.check(inputs)
+    """Synthetic inputs, no samples of the user's, with the interpreter's outputs."""
+    inputs = program.signature.check(synthetic_inputs(program.signature, {}, GOLDEN_SIZE, seed))
     return Golden(inputs, Interpreter(program).run(inputs))
-
-
-def _size(signature: Signature, dim: int | str) -> int:
-    if isinstance(dim, int):
-        return dim
-    low, high = signature.dims[dim]
-    return max(low, GOLDEN_SAMPLES if high is None else min(GOLDEN_SAMPLES, high))
