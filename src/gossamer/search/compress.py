@@ -42,16 +42,21 @@ _TYPICAL_DISAGREEMENT = 0.02
 
 
 def search(task: Task) -> Front:
-    """Find the members that hold the budget."""
+    """Find the members that hold the budget.
+
+    The samples kept for proving are opened for one candidate: plain int8, or, where that misses the budget on the
+    choosing samples, the one with the fewest layers back in float that does not.
+    """
     run = _Run(task, *_prepare(task))
     tried: list[Member] = []
     plain = run.best_int8()
-    if plain is not None:
+    if plain is not None and not run.needs_more_precision(plain.candidate):
         tried.append(run.judge(plain.candidate))
-        if run.needs_more_precision(plain.candidate):
-            raised = run.raise_precision(plain)
-            if raised is not None:
-                tried.append(run.judge(raised))
+    elif plain is not None:
+        tried.append(run.set_aside(plain.candidate))
+        raised = run.raise_precision(plain)
+        if raised is not None:
+            tried.append(run.judge(raised))
     return run.front(tried)
 
 
@@ -150,6 +155,19 @@ class _Run:
         """Whether the point estimates on the choosing samples already miss the budget."""
         predictions = self._predictions(candidate, "choose")
         return any(misses(clause, self._task.metric, predictions) for clause in self._clauses(METRIC_KINDS))
+
+    def set_aside(self, candidate: Candidate) -> Member:
+        """A candidate that misses the budget on the choosing samples: kept with the reason, not timed or proven."""
+        task, predictions = self._task, self._predictions(candidate, "choose")
+        clauses = self._metric_clauses(predictions)
+        missed = [result for result in clauses if result.short_by > 0]
+        return Member(
+            candidate,
+            "rejected",
+            tuple(f"on the choosing samples, {result.clause}: {result.found}" for result in missed),
+            clauses=tuple(clauses),
+            evidence={"drop": drop_text(measure_drop(task.metric, predictions, task.seed)), **self._evidence()},
+        )
 
     def raise_precision(self, plain: _Plain) -> Candidate | None:
         """The fewest sensitive layers in float for which the choosing samples miss no clause."""
