@@ -13,6 +13,7 @@ import numpy as np
 from gossamer.core.budget import Clause
 from gossamer.core.errors import GossamerError, UnsupportedOp
 from gossamer.core.measurement import Measurement
+from gossamer.datasets.samples import Samples
 from gossamer.metrics.comparison import Comparison
 from gossamer.search.baseline import build_baseline
 from gossamer.search.claims import (
@@ -50,10 +51,10 @@ def search(task: Task) -> Front:
     run = _Run(task, *_prepare(task))
     tried: list[Member] = []
     plain = run.best_int8()
-    if plain is not None and not run.needs_more_precision(plain.candidate):
+    if plain is not None and not run.misses_on_choose(plain.on_choose):
         tried.append(run.judge(plain.candidate))
     elif plain is not None:
-        tried.append(run.set_aside(plain.candidate))
+        tried.append(run.set_aside(plain))
         raised = run.raise_precision(plain)
         if raised is not None:
             tried.append(run.judge(raised))
@@ -72,9 +73,10 @@ class _Original:
 
 @dataclass(frozen=True)
 class _Plain:
-    """All layers in int8, with one observer."""
+    """All layers in int8, with one observer, and what it predicts."""
 
     candidate: Candidate
+    on_choose: Mapping[str, np.ndarray]
     technique: Int8
     calibration: Calibration
     distance: float
@@ -125,24 +127,23 @@ class _Run:
                 return None
             try:
                 candidate = int8_candidate(task, technique, calibration)
-                distance = divergence(self._original.on_choose, outputs_on(task, candidate, task.choose))
+                on_choose = outputs_on(task, candidate, task.choose)
             except GossamerError as error:  # a candidate that fails is no reason to lose the others
                 self._notes.append(f"int8 with {observer} failed, a bug in gossamer, please report it: {error}")
                 return None
-            found.append(_Plain(candidate, technique, calibration, distance))
+            distance = divergence(self._original.on_choose, on_choose)
+            found.append(_Plain(candidate, on_choose, technique, calibration, distance))
             task.progress.advance(observer)
         found.sort(key=lambda plain: plain.distance)
         distances = ", ".join(f"{plain.technique.observer} {plain.distance:.2%}" for plain in found)
         self._notes.append(f"observers by relative output distance: {distances}")
         return found[0]
 
-    def _predictions(self, candidate: Candidate, part: str) -> Predictions:
-        task = self._task
-        samples = task.choose if part == "choose" else task.prove
-        before = self._original.on_choose if part == "choose" else self._original.on_prove
-        labels = labels_for(task, samples, before)
-        classes = samples.labels if samples.labels is not None and samples.labels.ndim == 1 else None
-        return Predictions(before, outputs_on(task, candidate, samples), labels, classes, samples.digest)
+    def _on_choose(self, outputs: Mapping[str, np.ndarray]) -> Predictions:
+        return _beside(self._task, self._task.choose, self._original.on_choose, outputs)
+
+    def _on_prove(self, outputs: Mapping[str, np.ndarray]) -> Predictions:
+        return _beside(self._task, self._task.prove, self._original.on_prove, outputs)
 
     def _clauses(self, kinds: frozenset[str]) -> list[Clause]:
         return [clause for clause in self._task.budget.clauses if clause.kind in kinds]
@@ -151,18 +152,18 @@ class _Run:
         task = self._task
         return [decide_metric_clause(c, task.metric, predictions, task.seed) for c in self._clauses(METRIC_KINDS)]
 
-    def needs_more_precision(self, candidate: Candidate) -> bool:
+    def misses_on_choose(self, outputs: Mapping[str, np.ndarray]) -> bool:
         """Whether the point estimates on the choosing samples already miss the budget."""
-        predictions = self._predictions(candidate, "choose")
+        predictions = self._on_choose(outputs)
         return any(misses(clause, self._task.metric, predictions) for clause in self._clauses(METRIC_KINDS))
 
-    def set_aside(self, candidate: Candidate) -> Member:
+    def set_aside(self, plain: _Plain) -> Member:
         """A candidate that misses the budget on the choosing samples: kept with the reason, not timed or proven."""
-        task, predictions = self._task, self._predictions(candidate, "choose")
+        task, predictions = self._task, self._on_choose(plain.on_choose)
         clauses = self._metric_clauses(predictions)
         missed = [result for result in clauses if result.short_by > 0]
         return Member(
-            candidate,
+            plain.candidate,
             "rejected",
             tuple(f"on the choosing samples, {result.clause}: {result.found}" for result in missed),
             clauses=tuple(clauses),
@@ -173,7 +174,11 @@ class _Run:
         """The fewest sensitive layers in float for which the choosing samples miss no clause."""
         task, technique, calibration = self._task, plain.technique, plain.calibration
         ranked = rank_by_sensitivity(task, technique, calibration, plain.candidate)
-        found = fewest_in_float(task, technique, calibration, ranked, lambda c: not self.needs_more_precision(c))
+
+        def holds(candidate: Candidate) -> bool:
+            return not self.misses_on_choose(outputs_on(task, candidate, task.choose))
+
+        found = fewest_in_float(task, technique, calibration, ranked, holds)
         if found is None:
             self._notes.append("no choice of layers in float was found that holds the budget on the choosing samples")
         return found
@@ -192,7 +197,7 @@ class _Run:
         self._baseline_speed = self._baseline_speed or comparison.a
         measurements = (*comparison.b, *measure_process(task, candidate))
         task.progress.stage(f"{candidate.name}: prove")
-        predictions = self._predictions(candidate, "prove")
+        predictions = self._on_prove(outputs_on(task, candidate, task.prove))
         proven = self._metric_clauses(predictions)
         clauses = proven + self._measured_clauses(measurements, comparison.a)
         limited = zip(self._clauses(METRIC_KINDS), proven, strict=True)
@@ -253,9 +258,7 @@ class _Run:
 
     def _baseline_clauses(self) -> tuple[ClauseResult, ...]:
         """The budget as the original meets it: levels of the metric, and what was measured; it drops by nothing."""
-        task, outputs, samples = self._task, self._original.on_prove, self._task.prove
-        classes = samples.labels if samples.labels is not None and samples.labels.ndim == 1 else None
-        same = Predictions(outputs, outputs, labels_for(task, samples, outputs), classes, samples.digest)
+        task, same = self._task, self._on_prove(self._original.on_prove)
         levels = [
             decide_metric_clause(clause, task.metric, same, task.seed)
             for clause in task.budget.clauses
@@ -317,6 +320,14 @@ class _Run:
         for member in (*front.members, *front.tried):  # an artifact carries the story of the search it came from
             member.evidence["search"] = front.report()
         return front
+
+
+def _beside(
+    task: Task, samples: Samples, before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
+) -> Predictions:
+    """Outputs of the original and of a candidate on the same samples, with what the metric needs."""
+    classes = samples.labels if samples.labels is not None and samples.labels.ndim == 1 else None
+    return Predictions(before, after, labels_for(task, samples, before), classes, samples.digest)
 
 
 def _distance(member: Member) -> tuple[int, float]:

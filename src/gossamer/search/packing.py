@@ -40,8 +40,8 @@ def save_member(member: Member, folder: Path, *, force: bool) -> Artifact:
 
 
 def _precision(member: Member) -> str:
-    name = member.name
-    return "float32" if name == "fp32" else "int8" if name == "int8" else "mixed"
+    steps = member.candidate.recipe.steps
+    return "mixed" if any(getattr(step, "skip", ()) for step in steps) else "int8" if steps else "float32"
 
 
 def _evidence(member: Member) -> dict[str, Any]:
