@@ -26,6 +26,10 @@ NUMPY_DTYPES: Mapping[str, type] = {
     "bool": np.bool_,
 }
 
+LARGEST_TRIED_END = 2**22
+"""Elements of all inputs together, and square of the size, up to which the upper end of a dim's range is tried by
+running it: attention needs the square."""
+
 _SHORT = {"float": "f", "bfloat": "bf", "int": "i", "uint": "u"}
 
 

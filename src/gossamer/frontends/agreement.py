@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from gossamer.core.errors import CaptureError
-from gossamer.core.specs import Signature
+from gossamer.core.specs import LARGEST_TRIED_END, Signature
 from gossamer.program.interpreter import Interpreter
 from gossamer.program.program import Program
 
@@ -21,10 +21,6 @@ Eager = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 RELATIVE_TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the largest output: the same float32 operations in the same order differ by
 rounding only; 1e-4 is the fp32 policy's bound on the scaled maximum."""
-
-LARGEST_END = 2**22
-"""Elements of all inputs together, and square of the size, up to which the upper end of a range is tried: attention
-needs the square. As in verification/inputs.py."""
 
 
 def require_agreement(program: Program, eager: Eager, example: Mapping[str, np.ndarray]) -> None:
@@ -96,7 +92,7 @@ def _other_sizes(signature: Signature, example: Mapping[str, np.ndarray]) -> lis
     cases = []
     for name, (low, high) in signature.dims.items():
         sizes = {low, *(size for size in (1, 2, 3) if low <= size and (high is None or size <= high))}
-        if high is not None and max(_elements(signature, example, name, high), high**2) <= LARGEST_END:
+        if high is not None and max(_elements(signature, example, name, high), high**2) <= LARGEST_TRIED_END:
             sizes.add(high)
         for size in sorted(sizes):
             resized = dict(example)

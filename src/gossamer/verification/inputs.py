@@ -12,14 +12,10 @@ from typing import Literal
 import numpy as np
 
 from gossamer.core.errors import DataError
-from gossamer.core.specs import Dim, Signature, TensorSpec
+from gossamer.core.specs import LARGEST_TRIED_END, Dim, Signature, TensorSpec
 
 REAL_BATCH = 8
 """Samples in a real case, where the batch may vary: small enough for a slow interpreter."""
-
-LARGEST_END = 2**22
-"""Elements of all inputs together, and square of the size, up to which the upper end of a range is a case: attention
-needs the square. As in frontends/agreement.py."""
 
 LARGE_BATCH = 13
 """Prime, so that no vector width or unrolling divides it."""
@@ -98,7 +94,11 @@ class _Plan:
                 wanted = [self._clamp(name, 1), self._clamp(name, size + (size + 1) // 2)]
                 wanted = [value for value in wanted if value != size]
             _, high = self.signature.dims.get(name, (1, None))
-            if high is not None and high != size and max(self._elements({**small, name: high}), high**2) <= LARGEST_END:
+            if (
+                high is not None
+                and high != size
+                and max(self._elements({**small, name: high}), high**2) <= LARGEST_TRIED_END
+            ):
                 wanted.append(high)
             for value in dict.fromkeys(wanted):
                 yield self._case(f"{name}={value}", "shape", {**small, name: value})
