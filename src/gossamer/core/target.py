@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from gossamer.core.errors import OptionError
 from gossamer.core.names import require_known
@@ -91,19 +91,35 @@ class TargetFacts:
     quantizers: QuantizerPlacement | None = None
     notes: str = ""
 
+    @property
+    def float_precisions(self) -> tuple[str, ...]:
+        """The precisions that floats can be computed in."""
+        return tuple(name for name in self.precisions if "float" in name)
+
 
 @dataclass(frozen=True)
 class Target:
-    """A runtime on a device with the settings that change speed; prints as its text."""
+    """A runtime on a device with the settings that change speed; prints as its text.
+
+    Attributes:
+        runtime: ``onnxruntime``, ``openvino``.
+        device: ``cpu``.
+        threads: of one call.
+        batch: samples in one call.
+        precision: what floats are computed in; files and inputs stay float32. Pinned, never the runtime's own choice.
+        facts: of the runtime on the device.
+    """
 
     runtime: str
     device: str = "cpu"
     threads: int = 1
     batch: int = 1
+    precision: str = "float32"
     facts: TargetFacts = field(default_factory=lambda: TargetFacts(precisions=("float32",)), compare=False, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.runtime}:{self.device},threads={self.threads},batch={self.batch}"
+        text = f"{self.runtime}:{self.device},threads={self.threads},batch={self.batch}"
+        return text if self.precision == "float32" else f"{text},precision={self.precision}"
 
     @property
     def folder_name(self) -> str:
@@ -111,7 +127,7 @@ class Target:
         return f"{self.runtime}-{self.device}"
 
 
-OPTIONS = ("threads", "batch")
+OPTIONS = ("threads", "batch", "precision")
 
 
 def parse_target(text: str, known: Mapping[str, Mapping[str, TargetFacts]]) -> Target:
@@ -123,7 +139,7 @@ def parse_target(text: str, known: Mapping[str, Mapping[str, TargetFacts]]) -> T
 
     Raises:
         UnknownName: unknown runtime, device or option, with the nearest name.
-        OptionError: a value that is not a positive whole number.
+        OptionError: a value that is not a positive whole number, or a precision that the target does not compute in.
     """
     doing = f"reading the target {text!r}"
     head, *options = [part.strip() for part in text.split(",")]
@@ -131,13 +147,19 @@ def parse_target(text: str, known: Mapping[str, Mapping[str, TargetFacts]]) -> T
     device = device or "cpu"
     require_known(runtime, known, "runtime", doing, "gossamer targets")
     require_known(device, known[runtime], "device", doing, "gossamer targets")
-    values: dict[str, int] = {}
+    facts = known[runtime][device]
+    values: dict[str, Any] = {}
     for option in options:
         name, equals, value = option.partition("=")
         require_known(name, OPTIONS, "option", doing, "gossamer targets")
-        if not equals or not value.isdecimal() or int(value) < 1:
-            raise OptionError(doing, got=option, expected=f"{name}=N with N a whole number of at least 1")
         if name in values:
             raise OptionError(doing, got=f"{name} twice", expected="each option once")
-        values[name] = int(value)
-    return Target(runtime, device, facts=known[runtime][device], **values)
+        if name == "precision":
+            if value not in facts.float_precisions:
+                raise OptionError(doing, got=option, expected=f"precision={' or '.join(facts.float_precisions)}")
+            values[name] = value
+        elif not equals or not value.isdecimal() or int(value) < 1:
+            raise OptionError(doing, got=option, expected=f"{name}=N with N a whole number of at least 1")
+        else:
+            values[name] = int(value)
+    return Target(runtime, device, facts=facts, **values)

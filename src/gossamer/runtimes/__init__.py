@@ -15,12 +15,16 @@ from gossamer.core.runnable import Executable
 from gossamer.core.specs import Signature
 from gossamer.core.target import Target, TargetFacts, parse_target
 from gossamer.runtimes.onnxruntime.target import CPU as ONNXRUNTIME_CPU
+from gossamer.runtimes.openvino.target import CPU as OPENVINO_CPU
 
 if TYPE_CHECKING:
     from gossamer.lowering import Lowered
     from gossamer.program.program import Program
 
-KNOWN: Mapping[str, Mapping[str, TargetFacts]] = {"onnxruntime": {"cpu": ONNXRUNTIME_CPU}}
+KNOWN: Mapping[str, Mapping[str, TargetFacts]] = {
+    "onnxruntime": {"cpu": ONNXRUNTIME_CPU},
+    "openvino": {"cpu": OPENVINO_CPU},
+}
 """Facts by runtime and device."""
 
 
@@ -73,14 +77,16 @@ def import_runtime(target: Target) -> Callable[..., Executable]:
     """
     require_known(target.runtime, KNOWN, "runtime", f"opening a file for {target}")
     try:
-        # The only runtime so far; from the second on, a match on target.runtime.
-        from gossamer.runtimes.onnxruntime.runtime import OnnxRuntimeExecutable
+        if target.runtime == "openvino":
+            from gossamer.runtimes.openvino.runtime import OpenVinoExecutable as Opened
+        else:
+            from gossamer.runtimes.onnxruntime.runtime import OnnxRuntimeExecutable as Opened
     except ImportError as error:
         extra = f"[{target.facts.extra}]" if target.facts.extra else ""
         raise MissingExtra(
             f"importing {target.runtime}", got=str(error), try_=f"pip install 'gossamer{extra}'"
         ) from error
-    return OnnxRuntimeExecutable
+    return Opened
 
 
 def lower_for(target: Target, program: Program) -> Lowered:
@@ -90,8 +96,10 @@ def lower_for(target: Target, program: Program) -> Lowered:
         UnsupportedOp: the program has an operation that the target cannot express.
     """
     require_known(target.runtime, KNOWN, "runtime", f"lowering for {target}")
-    from gossamer.runtimes.onnxruntime.lower import lower
-
+    if target.runtime == "openvino":
+        from gossamer.runtimes.openvino.lower import lower
+    else:
+        from gossamer.runtimes.onnxruntime.lower import lower
     return lower(program)
 
 
@@ -113,6 +121,10 @@ def executed_layers(
         name_map: from lowering: names in the file by program node.
         layers: program node by the name wanted in the result.
     """
+    if target.runtime == "openvino":
+        from gossamer.runtimes.openvino.profile import executed_operations, layer_kernels
+
+        return layer_kernels(executed_operations(path, specs, target, inputs), name_map, layers)
     from gossamer.runtimes.onnxruntime.profile import int8_sites, profile_kernels
 
     rules = target.facts.quantizers

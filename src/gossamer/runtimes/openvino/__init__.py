@@ -1,0 +1,1 @@
+"""OpenVINO: facts, lowering, sessions, profile."""

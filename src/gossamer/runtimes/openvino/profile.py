@@ -1,0 +1,117 @@
+"""What OpenVINO really runs: the graph after its rewrites, with kernel and precision of every operation. Torch-free.
+
+OpenVINO keeps the names of the nodes that an operation came from (``originalLayersNames``), folds weights and biases
+into names of its own (``conv1/WithoutBiases``). An operation that took in a batch norm, or the model's last one, has
+the name of the last node only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gossamer.core.specs import Signature
+from gossamer.core.target import Target
+from gossamer.runtimes.openvino.runtime import OpenVinoExecutable
+
+_INTEGER = frozenset({"i8", "u8"})
+COMPUTING = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "Gather", "RNNSeq"})
+"""Operations with a weight, and the lookup of rows."""
+
+_REACH = 3
+"""A layer is also looked for under the names of so many nodes behind it: norm, activation, output."""
+
+_NO_TIME = "not_executed"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One operation as executed.
+
+    Attributes:
+        kind: ``Convolution``, ``FullyConnected``, ``Subgraph``, ...
+        precision: ``int8``, ``float32``, ``bfloat16``, or OpenVINO's name of another.
+        kernel: its primitive, such as ``brgconv_avx512_amx_I8``.
+        names: of the nodes in the file that it stands for.
+        microseconds: of one call on average; 0 where it took no time worth a count.
+    """
+
+    kind: str
+    precision: str
+    kernel: str
+    names: tuple[str, ...]
+    microseconds: float
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.precision}"
+
+
+def executed_operations(
+    path: Path,
+    specs: Signature,
+    target: Target,
+    inputs: Mapping[str, np.ndarray],
+    *,
+    dims: Mapping[str, int] | None = None,
+    calls: int = 1,
+) -> list[Operation]:
+    """Run a model file under the runtime's counters: what it executed, in order.
+
+    Cost: one load, ``calls`` inferences.
+    """
+    executable = OpenVinoExecutable(path, specs, target, dims=dims, profile=True)
+    try:
+        for _ in range(calls):
+            executable.run(inputs)
+        return [_operation(node.get_rt_info()) for node in executable.executed_model().get_ordered_ops()]
+    finally:
+        executable.close()
+
+
+def _operation(info: Mapping[str, object]) -> Operation:
+    facts = {name: str(getattr(info[name], "value", info[name])) for name in info}
+    kernel = facts["primitiveType"]
+    known = {"f32": "float32", "bf16": "bfloat16", **dict.fromkeys(_INTEGER, "int8")}
+    time = facts["execTimeMcs"]
+    return Operation(
+        facts["layerType"],
+        known.get(facts["runtimePrecision"], facts["runtimePrecision"]),
+        kernel,
+        tuple(filter(None, facts["originalLayersNames"].split(","))),
+        0.0 if time == _NO_TIME else float(time),
+    )
+
+
+def layer_kernels(
+    operations: Sequence[Operation], name_map: Mapping[str, Sequence[str]], layers: Mapping[str, str]
+) -> dict[str, str]:
+    """Kind and precision of the operation that computed each layer: ``Convolution int8``, or ``not found``.
+
+    Args:
+        operations: as executed.
+        name_map: from lowering: names in the file by program node.
+        layers: program node by the name wanted in the result.
+    """
+    computing = {
+        part: operation
+        for operation in operations
+        if operation.kind in COMPUTING
+        for name in operation.names
+        for part in (name, name.partition("/")[0])
+    }
+    order = list(name_map)
+    found: dict[str, Operation] = {}
+    for layer, node in layers.items():
+        names = [name.removesuffix("/output") for name in name_map.get(node, ())]
+        known = [computing[name] for name in names if name in computing]
+        found.update({layer: known[0]} if known else {})
+    for layer, node in layers.items():
+        if layer not in found and node in name_map:
+            behind = order[order.index(node) + 1 :][:_REACH]
+            names = [name for follower in behind for name in name_map[follower]]
+            free = [computing[name] for name in names if name in computing and computing[name] not in found.values()]
+            found.update({layer: free[0]} if free else {})
+    return {layer: str(found[layer]) if layer in found else "not found" for layer in layers}
