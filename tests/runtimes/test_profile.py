@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from gossamer.core.errors import ArtifactError, UnknownName
 from gossamer.core.specs import Signature, TensorSpec
 from gossamer.runtimes import resolve_target
-from gossamer.runtimes.onnxruntime.profile import SiteKernel, executed_kernels, int8_sites, profile_kernels
+from gossamer.runtimes.onnxruntime.profile import SiteKernel, int8_sites, profile_kernels, profile_times, read_profile
 from gossamer.runtimes.onnxruntime.target import CPU
 
 TARGET = resolve_target("onnxruntime")
@@ -241,6 +241,6 @@ def test_an_unknown_site():
 def test_a_file_that_is_no_profile(tmp_path, content, message):
     (tmp_path / "profile.json").write_text(content)
     with pytest.raises(ArtifactError, match=message):
-        executed_kernels(tmp_path / "profile.json")
+        read_profile(tmp_path / "profile.json")
     with pytest.raises(ArtifactError, match=r"none\.json"):
-        executed_kernels(tmp_path / "none.json")
+        read_profile(tmp_path / "none.json")

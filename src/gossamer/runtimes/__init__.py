@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -131,3 +131,53 @@ def executed_layers(
     kernels = profile_kernels(path, specs, target, inputs)
     found = int8_sites(kernels, name_map, list(layers.values()), rules.int8_kernels if rules else frozenset())
     return {name: found[node].kernel or "not found" for name, node in layers.items()}
+
+
+def layer_times(
+    path: Path,
+    specs: Signature,
+    target: Target,
+    inputs: Mapping[str, np.ndarray],
+    name_map: Mapping[str, Sequence[str]],
+    layers: Mapping[str, str],
+    *,
+    dims: Mapping[str, int] | None = None,
+) -> dict[str, float]:
+    """Microseconds that each layer takes inside the whole model, by the runtime's own counters: to rank, not to quote.
+
+    Args:
+        path: the model file.
+        specs: its signature.
+        target: where it runs.
+        inputs: of one run.
+        name_map: from lowering: names in the file by program node.
+        layers: program node by the name wanted in the result.
+        dims: sizes to fix at load.
+
+    Returns:
+        By layer; layers that the counters do not tell apart are absent.
+    """
+    if target.runtime == "openvino":
+        from gossamer.runtimes.openvino.profile import layer_microseconds
+
+        return layer_microseconds(path, specs, target, inputs, name_map, layers, dims=dims)
+    from gossamer.runtimes.onnxruntime.profile import profile_times
+
+    times = profile_times(path, specs, target, inputs, name_map, list(layers.values()), dims=dims)
+    return {name: times[node] for name, node in layers.items() if node in times}
+
+
+def prepare_file(
+    path: str, specs: Mapping[str, Any], target: str, dims: Mapping[str, int] | None = None
+) -> Callable[[], Executable]:
+    """Import a file's runtime; what is returned opens it. The opener of measured processes: all arguments are JSON.
+
+    Args:
+        path: the file.
+        specs: its signature, as ``Signature.to_json`` writes it.
+        target: its text.
+        dims: sizes to fix at load.
+    """
+    resolved, signature = resolve_target(target), Signature.from_json(specs)
+    opened = import_runtime(resolved)
+    return lambda: opened(Path(path), signature, resolved, dims=dims)

@@ -68,37 +68,93 @@ def profile_kernels(
 
     Cost: one load, one inference.
     """
+    return executed_kernels(_profile(path, specs, target, inputs, dims, calls=1))
+
+
+def profile_times(  # noqa: PLR0913 - the profile of one run
+    path: Path,
+    specs: Signature,
+    target: Target,
+    inputs: Mapping[str, np.ndarray],
+    name_map: Mapping[str, Sequence[str]],
+    sites: Sequence[str],
+    *,
+    dims: Mapping[str, int] | None = None,
+    calls: int = 20,
+) -> dict[str, float]:
+    """Microseconds that the kernel of each weighted node takes in one call, the median over ``calls``; to rank by.
+
+    Kernels that lost their node's name are taken in the order of execution, which is that of the program. Nodes whose
+    kernel cannot be told are absent. Conversions between integers and floats are kernels of their own, not counted.
+    """
+    events = _profile(path, specs, target, inputs, dims, calls)
+    times: dict[str, list[float]] = {}
+    kernels: dict[str, str] = {}
+    for name, kernel, microseconds in events:
+        times.setdefault(name, []).append(microseconds)
+        kernels.setdefault(name, kernel)
+    origins, unclaimed = _claims(kernels, name_map, sites, kernels.values())
+    unclaimed = [name for name in unclaimed if kernels[name] in FLOAT_KERNELS]
+    missing = [site for site in sites if not origins[site]]
+    if len(unclaimed) == len(missing):
+        origins.update({site: [name] for site, name in zip(missing, unclaimed, strict=True)})
+    median = {name: float(np.median(values)) for name, values in times.items()}
+    return {site: sum(median[name] for name in names) for site, names in origins.items() if names}
+
+
+_Event = tuple[str, str, float]
+"""Node name, operation, microseconds of one execution."""
+
+
+def _profile(
+    path: Path,
+    specs: Signature,
+    target: Target,
+    inputs: Mapping[str, np.ndarray],
+    dims: Mapping[str, int] | None,
+    calls: int,
+) -> list[_Event]:
     with tempfile.TemporaryDirectory(prefix="gossamer-profile-") as folder:
         executable = OnnxRuntimeExecutable(path, specs, target, dims=dims, profile_prefix=Path(folder) / "profile")
         try:
-            executable.run(inputs)
-            return executed_kernels(executable.end_profile())
+            for _ in range(calls):
+                executable.run(inputs)
+            return read_profile(executable.end_profile())
         finally:
             executable.close()
 
 
-def executed_kernels(profile: Path) -> dict[str, str]:
-    """Node name -> operation type as executed, in the order of execution, from the runtime's profile file.
+def executed_kernels(events: Sequence[_Event]) -> dict[str, str]:
+    """Node name -> operation type as executed, in the order of execution.
 
     Names are the runtime's, with what its rewrites put around them. Nodes folded away or fused into another do not
     occur. Where the runtime gave several nodes one name (its own reorders and transposes), the first one counts.
+    """
+    kernels: dict[str, str] = {}
+    for name, kernel, _ in events:
+        kernels.setdefault(name, kernel)
+    return kernels
+
+
+def read_profile(profile: Path) -> list[_Event]:
+    """Executions of nodes from the runtime's profile file.
 
     Raises:
         ArtifactError: the file is not a profile, or holds no executed node.
     """
     doing = f"reading the profile {profile}"
-    kernels: dict[str, str] = {}
+    events: list[_Event] = []
     try:
         for event in json.loads(profile.read_bytes()):
             name = event.get("name", "")
             if event.get("cat") == "Node" and name.endswith(_KERNEL_EVENT):
-                kernels.setdefault(name.removesuffix(_KERNEL_EVENT), event["args"]["op_name"])
+                events.append((name.removesuffix(_KERNEL_EVENT), event["args"]["op_name"], float(event["dur"])))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         got = f"{type(error).__name__}: {error}"
         raise ArtifactError(doing, got=got, expected="a profile of ONNX Runtime") from error
-    if not kernels:
+    if not events:
         raise ArtifactError(doing, got="no executed nodes", expected="kernel times", try_="run the model before")
-    return kernels
+    return events
 
 
 def int8_sites(
@@ -122,27 +178,36 @@ def int8_sites(
     Raises:
         UnknownName: a site that the name map does not have.
     """
+    claimed, rest = _claims(kernels, name_map, sites, FLOAT_KERNELS | set(int8_kernels))
+    found = {site: [kernels[name] for name in names] for site, names in claimed.items()}
+    unclaimed = {kernels[name] for name in rest}
+    missing = [site for site in sites if not found[site]]
+    if len(rest) >= len(missing) and not unclaimed & set(int8_kernels):
+        for site in missing:
+            found[site] = [", ".join(sorted(unclaimed))]
+    return {site: _verdict(found[site], int8_kernels) for site in sites}
+
+
+def _claims(
+    kernels: Mapping[str, str], name_map: Mapping[str, Sequence[str]], sites: Sequence[str], wanted: Collection[str]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Names of the ``wanted`` kernels that belong to each site, and of those that belong to no node of the program."""
     for site in sites:
         if site not in name_map:
             raise UnknownName("reading a profile", got=f"site {site!r}", expected="nodes that were lowered")
     site_of = {name: site for site in sites for name in name_map[site]}
     others = {name for names in name_map.values() for name in names} - site_of.keys()
-    weighted = FLOAT_KERNELS | set(int8_kernels)
     found: dict[str, list[str]] = {site: [] for site in sites}
     unclaimed: list[str] = []
     for name, kernel in kernels.items():
         origin = _origin(name, site_of.keys() | others)
-        if kernel not in weighted:
+        if kernel not in wanted:
             continue
         if origin in site_of:
-            found[site_of[origin]].append(kernel)
+            found[site_of[origin]].append(name)
         elif origin not in others or name.endswith(_BLOCKED):
-            unclaimed.append(kernel)
-    missing = [site for site in sites if not found[site]]
-    if len(unclaimed) >= len(missing) and not set(unclaimed) & set(int8_kernels):
-        for site in missing:
-            found[site] = [", ".join(sorted(set(unclaimed)))]
-    return {site: _verdict(found[site], int8_kernels) for site in sites}
+            unclaimed.append(name)
+    return found, unclaimed
 
 
 def _origin(name: str, known: Collection[str]) -> str:

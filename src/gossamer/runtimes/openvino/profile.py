@@ -24,8 +24,6 @@ COMPUTING = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul
 _REACH = 3
 """A layer is also looked for under the names of so many nodes behind it: norm, activation, output."""
 
-_NO_TIME = "not_executed"
-
 
 @dataclass(frozen=True)
 class Operation:
@@ -36,7 +34,7 @@ class Operation:
         precision: ``int8``, ``float32``, ``bfloat16``, or OpenVINO's name of another.
         kernel: its primitive, such as ``brgconv_avx512_amx_I8``.
         names: of the nodes in the file that it stands for.
-        microseconds: of one call on average; 0 where it took no time worth a count.
+        microseconds: of one call, the median over the calls.
     """
 
     kind: str
@@ -64,31 +62,59 @@ def executed_operations(
     """
     executable = OpenVinoExecutable(path, specs, target, dims=dims, profile=True)
     try:
+        times: dict[str, list[float]] = {}
         for _ in range(calls):
             executable.run(inputs)
-        return [_operation(node.get_rt_info()) for node in executable.executed_model().get_ordered_ops()]
+            for name, microseconds in executable.microseconds().items():
+                times.setdefault(name, []).append(microseconds)
+        return [
+            _operation(node.get_rt_info(), times.get(node.get_friendly_name(), [0.0]))
+            for node in executable.executed_model().get_ordered_ops()
+        ]
     finally:
         executable.close()
 
 
-def _operation(info: Mapping[str, object]) -> Operation:
+def _operation(info: Mapping[str, object], microseconds: Sequence[float]) -> Operation:
     facts = {name: str(getattr(info[name], "value", info[name])) for name in info}
-    kernel = facts["primitiveType"]
     known = {"f32": "float32", "bf16": "bfloat16", **dict.fromkeys(_INTEGER, "int8")}
-    time = facts["execTimeMcs"]
     return Operation(
         facts["layerType"],
         known.get(facts["runtimePrecision"], facts["runtimePrecision"]),
-        kernel,
+        facts["primitiveType"],
         tuple(filter(None, facts["originalLayersNames"].split(","))),
-        0.0 if time == _NO_TIME else float(time),
+        float(np.median(microseconds)),
     )
 
 
 def layer_kernels(
     operations: Sequence[Operation], name_map: Mapping[str, Sequence[str]], layers: Mapping[str, str]
 ) -> dict[str, str]:
-    """Kind and precision of the operation that computed each layer: ``Convolution int8``, or ``not found``.
+    """Kind and precision of the operation that computed each layer: ``Convolution int8``, or ``not found``."""
+    found = layer_operations(operations, name_map, layers)
+    return {layer: str(found[layer]) if layer in found else "not found" for layer in layers}
+
+
+def layer_microseconds(  # noqa: PLR0913 - the profile of one run
+    path: Path,
+    specs: Signature,
+    target: Target,
+    inputs: Mapping[str, np.ndarray],
+    name_map: Mapping[str, Sequence[str]],
+    layers: Mapping[str, str],
+    *,
+    dims: Mapping[str, int] | None = None,
+    calls: int = 20,
+) -> dict[str, float]:
+    """Microseconds that each layer takes in one call; to rank by. Layers not found are absent."""
+    operations = executed_operations(path, specs, target, inputs, dims=dims, calls=calls)
+    return {layer: found.microseconds for layer, found in layer_operations(operations, name_map, layers).items()}
+
+
+def layer_operations(
+    operations: Sequence[Operation], name_map: Mapping[str, Sequence[str]], layers: Mapping[str, str]
+) -> dict[str, Operation]:
+    """The operation that computed each layer; layers not found are absent.
 
     Args:
         operations: as executed.
@@ -114,4 +140,4 @@ def layer_kernels(
             names = [name for follower in behind for name in name_map[follower]]
             free = [computing[name] for name in names if name in computing and computing[name] not in found.values()]
             found.update({layer: free[0]} if free else {})
-    return {layer: str(found[layer]) if layer in found else "not found" for layer in layers}
+    return found
