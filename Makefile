@@ -35,7 +35,7 @@ golden: $(READY)
 	GOSSAMER_GOLDEN=1 $(PY) -m pytest -q tests/program tests/test_flow.py
 
 clean:
-	rm -rf $(VENV) demo-out build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo-out demo-out.html build dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

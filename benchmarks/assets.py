@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import minilm
 import networks
 import numpy as np
 from PIL import Image
@@ -25,6 +26,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from gossamer.core.errors import DataError, ModelError, UnknownName
+
+HELD_OUT = 192
+"""Calibration samples taken from test data where there are no others: six batches of 32."""
 
 DEFAULT_ROOT = Path(__file__).resolve().parents[2] / "shared" / "assets"
 
@@ -58,13 +62,13 @@ class Workload:
     """A trained network and the data it is measured on.
 
     Attributes:
-        weights: weight file below the assets folder.
+        weights: weight file below the assets folder; None where ``build`` gives the network with its weights.
         build: makes the network; gets the assets folder.
         splits: a reader for each part of the data; gets the assets folder.
         accuracy: top-1 in percent by split, as its asset's README states it.
     """
 
-    weights: str
+    weights: str | None
     build: Callable[[Path], nn.Module]
     splits: dict[str, Callable[[Path], Samples]]
     accuracy: dict[str, float]
@@ -79,6 +83,8 @@ def load_network(name: str, root: Path = DEFAULT_ROOT) -> nn.Module:
     """The trained network in evaluation mode, its weights loaded strictly."""
     workload = find(name)
     network = workload.build(root)
+    if workload.weights is None:
+        return network
     path = require(root, workload.weights)
     try:
         network.load_state_dict(load_file(path), strict=True)
@@ -105,6 +111,20 @@ def calibration(name: str, count: int, root: Path = DEFAULT_ROOT, seed: int = 0)
     if "train" not in find(name).splits:
         raise DataError(f"drawing calibration samples for {name}", got="an asset without training data")
     return load_samples(name, "train", root).shuffled(count, seed)
+
+
+def calibration_and_test(name: str, count: int, root: Path = DEFAULT_ROOT, seed: int = 0) -> tuple[Samples, Samples]:
+    """Calibration samples, and the test samples that are none of them.
+
+    Training data give ``count`` calibration samples. Where an asset has none, ``HELD_OUT`` test samples calibrate (or
+    ``count``, if fewer) and the others test.
+    """
+    test = load_samples(name, "test", root)
+    if "train" in find(name).splits:
+        return calibration(name, count, root, seed), test
+    order = np.random.default_rng(seed).permutation(len(test))
+    count = min(count, HELD_OUT)
+    return test.take(order[:count]), test.take(np.sort(order[count:]))
 
 
 def find(name: str) -> Workload:
@@ -164,19 +184,35 @@ def _fashion(part: str) -> Callable[[Path], Samples]:
     return read
 
 
+def _sentences(root: Path, part: str) -> tuple[list[str], np.ndarray]:
+    """The sentences of an SST-2 part and their labels, 1 is positive."""
+    with lzma.open(require(root, f"sst2/{part}.tsv.xz"), "rt", encoding="utf-8", newline="\n") as file:
+        rows = [line.rstrip("\n").split("\t") for line in file][1:]
+    return [sentence for sentence, _ in rows], np.array([int(label) for _, label in rows], np.int64)
+
+
 def _sst2(part: str, length: int = 64) -> Callable[[Path], Samples]:
     """Reader of an SST-2 part: words to ids, unknown 1, padded with 0 to ``length``."""
 
     def read(root: Path) -> Samples:
         words = json.loads(require(root, "sst2/vocab.json").read_text(encoding="utf-8"))
         number = {word: index for index, word in enumerate(words)}
-        with lzma.open(require(root, f"sst2/{part}.tsv.xz"), "rt", encoding="utf-8", newline="\n") as file:
-            rows = [line.rstrip("\n").split("\t") for line in file][1:]
-        ids = np.zeros((len(rows), length), np.int64)
-        for row, (sentence, _) in zip(ids, rows, strict=True):
+        sentences, labels = _sentences(root, part)
+        ids = np.zeros((len(sentences), length), np.int64)
+        for row, sentence in zip(ids, sentences, strict=True):
             tokens = [number.get(word, 1) for word in sentence.split()][:length]
             row[: len(tokens)] = tokens
-        return Samples({"input_ids": ids}, np.array([int(label) for _, label in rows], np.int64))
+        return Samples({"input_ids": ids}, labels)
+
+    return read
+
+
+def _sst2_pieces(part: str) -> Callable[[Path], Samples]:
+    """Reader of an SST-2 part as MiniLM takes it."""
+
+    def read(root: Path) -> Samples:
+        sentences, labels = _sentences(root, part)
+        return Samples(minilm.tokenize(sentences), labels)
 
     return read
 
@@ -212,6 +248,7 @@ def _proxyless(root: Path) -> nn.Module:
 
 _CIFAR10 = {"train": _cifar10("train_1", "train_2", "train_3"), "test": _cifar10("test")}
 _FASHION = {"train": _fashion("train"), "test": _fashion("test")}
+_PIECES = {part: _sst2_pieces(name) for part, name in (("train", "train_sentences"), ("dev", "dev"), ("test", "test"))}
 _SST2 = {"train": _sst2("train_sentences"), "dev": _sst2("dev"), "test": _sst2("test")}
 
 WORKLOADS: dict[str, Workload] = {
@@ -232,4 +269,6 @@ WORKLOADS: dict[str, Workload] = {
     "proxyless": Workload(
         "imagenet-proxyless-w0.3-r176/model.safetensors", _proxyless, {"test": _imagenet_like}, {"test": 59.5}
     ),
+    # its figures are those that the classifier had when it was fitted: nobody else's are known
+    "minilm": Workload(None, lambda _: minilm.load_minilm(), _PIECES, {"dev": 81.4, "test": 81.1}),
 }

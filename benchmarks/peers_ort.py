@@ -1,9 +1,8 @@
-"""The peer beside every figure: ONNX Runtime's own quantizer, with each of its recommended settings.
+"""A peer beside every figure: ONNX Runtime's own quantizer, with each of its recommended settings.
 
 ``export_fp32`` writes the torch model with ``torch.onnx.export(dynamo=True)``; ``quantize_all`` pre-processes that file
 and quantizes it with every setting on the calibration samples it is given. Nothing is chosen here: the caller measures
-all variants and keeps the strongest. ``OrtSession`` runs any ONNX file, and ``executed_in_int8`` counts what its
-convolutions and linear layers became after ONNX Runtime's graph optimisations.
+all variants and keeps the strongest.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,22 +18,15 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnxruntime as ort
+import sessions  # noqa: F401 - before onnxruntime: it keeps telemetry off
 import torch
 from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from gossamer.core.errors import DataError
-from gossamer.core.specs import Signature, TensorSpec
 
 CALIBRATION_BATCH = 32
 LINEAR_OPS = ("Conv", "MatMul", "Gemm")
-INT8_OPS = (
-    *("QLinearConv", "ConvInteger", "QLinearMatMul", "QGemm"),
-    *("MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"),
-)
-FLOAT_OPS = (*LINEAR_OPS, "FusedConv", "FusedMatMul", "FusedGemm", "TransposeMatMul")
-_SHORT_DTYPE = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(bool)": "bool", "tensor(int32)": "int32"}
 
 
 @dataclass(frozen=True)
@@ -92,12 +83,12 @@ class Variant:
     """One quantized file, or why there is none.
 
     Attributes:
-        setting: how it was made.
-        path: the ONNX file; None where the quantizer failed.
+        setting: how it was made, with its ``name``.
+        path: the model file; None where the quantizer failed.
         failure: the quantizer's error, else empty.
     """
 
-    setting: Setting
+    setting: Any
     path: Path | None
     failure: str = ""
 
@@ -106,24 +97,27 @@ class Variant:
         return {"name": self.setting.name, **asdict(self.setting), "failure": self.failure}
 
 
-def export_fp32(network: torch.nn.Module, inputs: Mapping[str, np.ndarray], path: Path) -> Path:
+def export_fp32(
+    network: torch.nn.Module, inputs: Mapping[str, np.ndarray], path: Path, outputs: Sequence[str] = ("scores",)
+) -> Path:
     """Write the network as a plain ONNX file with a dynamic batch, by PyTorch's own exporter.
 
     Args:
         network: in evaluation mode.
         inputs: two or more samples by name, in the order of ``forward``.
         path: the file to write.
+        outputs: names for what ``forward`` returns.
     """
     example = tuple(torch.from_numpy(np.ascontiguousarray(array[:2])) for array in inputs.values())
     batch = torch.export.Dim("batch")
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             network,
             example,
             dynamo=True,
             verbose=False,
             input_names=list(inputs),
-            output_names=["scores"],
+            output_names=list(outputs),
             dynamic_shapes=tuple({0: batch} for _ in example),
         )
     assert program is not None
@@ -153,9 +147,9 @@ def quantize_all(
     for setting in settings:
         path = folder / f"{setting.name}.onnx"
         try:
-            with _quiet():
+            with quiet():
                 _quantize(prepared, calibration, setting, path)
-        except (ValueError, TypeError, KeyError, RuntimeError, AssertionError, NotImplementedError) as error:
+        except Exception as error:  # noqa: BLE001 - the quantizer, ONNX and ONNX Runtime raise types of their own
             variants.append(Variant(setting, None, f"{type(error).__name__}: {error}"))
         else:
             variants.append(Variant(setting, path))
@@ -164,11 +158,17 @@ def quantize_all(
 
 def _preprocess(fp32: Path, path: Path) -> Path:
     """ONNX Runtime's recommended pre-processing; without its symbolic shape inference where that fails."""
-    with _quiet():
+    with quiet():
         try:
             quant_pre_process(fp32, path)
         except Exception:  # noqa: BLE001 - it raises a bare Exception("Incomplete symbolic shape inference")
             quant_pre_process(fp32, path, skip_symbolic_shape=True)
+    model = onnx.load(path)
+    constant = {tensor.name for tensor in model.graph.initializer}
+    shapes = [value for value in model.graph.value_info if value.name not in constant]
+    del model.graph.value_info[:]  # those of weights contradict what the quantizer makes of a Gemm, which then fails
+    model.graph.value_info.extend(shapes)
+    onnx.save(model, path)
     return path
 
 
@@ -235,98 +235,6 @@ class _Reader:
         return {name: array[part] for name, array in self.inputs.items()}
 
 
-class OrtSession:
-    """A plain ONNX Runtime session on one thread, as gossamer's ``Executable``: arrays by name in and out.
-
-    Args:
-        path: an ONNX file.
-        batch: fixes the first, named dim of the inputs to this size; None leaves it dynamic. Which of the two is faster
-            differs: with a fixed batch, MatMul and Add become a float Gemm before int8 kernels are chosen, unless the
-            product's output is quantized too (ONNX Runtime 1.31.1).
-    """
-
-    def __init__(self, path: Path, batch: int | None = None) -> None:
-        options = _session_options(path, batch)
-        self._session: ort.InferenceSession | None = ort.InferenceSession(path, options, ["CPUExecutionProvider"])
-        self.specs = Signature(_specs(self._session.get_inputs()), _specs(self._session.get_outputs()))
-        self.fingerprint = f"onnxruntime {ort.__version__} cpu threads=1"
-
-    def run(self, inputs: Mapping[str, np.ndarray], taps: Sequence[str] = ()) -> dict[str, np.ndarray]:
-        """Outputs by name. A network with one input takes it under any name. There are no taps here."""
-        if self._session is None:
-            raise RuntimeError("this session is closed")
-        if taps:
-            raise NotImplementedError("taps on a plain ONNX Runtime session")
-        names = [spec.name for spec in self.specs.inputs]
-        if len(names) == 1 and len(inputs) == 1:
-            inputs = {names[0]: next(iter(inputs.values()))}
-        outputs = self._session.run(None, dict(inputs))
-        return dict(zip((spec.name for spec in self.specs.outputs), outputs, strict=True))
-
-    def close(self) -> None:
-        """Free the session."""
-        self._session = None
-
-
-def executed_in_int8(path: Path, batch: int | None = None) -> dict[str, int]:
-    """How many layers with weights ONNX Runtime runs in int8 and in float, counted in its optimised graph.
-
-    Args:
-        path: an ONNX file.
-        batch: as for ``OrtSession``; the optimised graph differs.
-
-    Returns:
-        ``{"int8": layers, "float": layers}``. A product of two activations (inside attention) is not a layer.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        optimised = Path(folder) / "optimised.onnx"
-        options = _session_options(path, batch)
-        options.optimized_model_filepath = str(optimised)
-        with _quiet():
-            ort.InferenceSession(path, options, ["CPUExecutionProvider"])
-        model = onnx.load(optimised)
-    constant = {tensor.name for tensor in model.graph.initializer}
-    for node in model.graph.node:  # a weight may pass through a dequantize, a transpose or a layout change
-        if node.input and all(name in constant for name in node.input if name):
-            constant.update(node.output)
-    kinds = [
-        "int8" if node.op_type in INT8_OPS else "float"
-        for node in model.graph.node
-        if node.op_type in (*INT8_OPS, *FLOAT_OPS) and _weight(node) in constant
-    ]
-    return {"int8": kinds.count("int8"), "float": kinds.count("float")}
-
-
-def _weight(node: onnx.NodeProto) -> str:
-    """Name of the second factor of a convolution or matrix product."""
-    return node.input[3 if node.op_type in ("QLinearConv", "QLinearMatMul", "QGemm") else 1]
-
-
-def _session_options(path: Path, batch: int | None) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if batch is not None:
-        for name in _batch_dims(path):
-            options.add_free_dimension_override_by_name(name, batch)
-    return options
-
-
-def _specs(arguments: Sequence[ort.NodeArg]) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec(argument.name, _SHORT_DTYPE.get(argument.type, argument.type), tuple(argument.shape))
-        for argument in arguments
-    )
-
-
-def _batch_dims(path: Path) -> set[str]:
-    """Names of the first dims of the inputs, where they have one."""
-    inputs = onnx.load(path, load_external_data=False).graph.input
-    shapes = [value.type.tensor_type.shape.dim for value in inputs]
-    return {shape[0].dim_param for shape in shapes if shape and shape[0].dim_param}
-
-
 def _strip_metadata(model: onnx.ModelProto) -> None:
     """Remove the exporter's notes (source paths, stack traces): they would count as size."""
     graph = model.graph
@@ -338,7 +246,7 @@ def _strip_metadata(model: onnx.ModelProto) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Hide the progress lines, log lines and warnings of the exporter and the quantizer."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

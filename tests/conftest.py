@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,15 @@ from gossamer.runtimes import resolve_target
 from gossamer.search.front import Front
 
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Temporary files, and with them the lock of measurements, are this session's own: nobody is waited for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("tmp")))
+        patch.setattr("tempfile.tempdir", None)
+        yield
 
 
 class SmallReader(nn.Module):
@@ -128,6 +138,11 @@ class FakeMeasuring:
         plain = 1.0 if candidate is baseline else self.default
         return comparison(self.speedups.get(candidate.name, plain))
 
+    def quick_times(self, task: Any, candidates: Sequence[Any]) -> list[float]:
+        """The baseline stands first, mixes of int8 and float are not worth judging unless a test says so."""
+        slow = {candidate.name: 0.9 for candidate in candidates if "in float" in candidate.name}
+        return [1 / self.speedups.get(one.name, slow.get(one.name, 1.0)) for one in candidates]
+
     def measure_process(self, task: Any, candidate: Any) -> list[Measurement]:
         figures = {"load": (5.0, "ms"), "first inference": (1.0, "ms"), "peak memory": (2e6, "B")}
         size = Measurement("size", float(candidate.size_bytes), "B", "lower")
@@ -142,15 +157,16 @@ def measuring(monkeypatch: pytest.MonkeyPatch) -> FakeMeasuring:
 
 def install_fake(patch: pytest.MonkeyPatch) -> FakeMeasuring:
     fake = FakeMeasuring()
-    patch.setattr("gossamer.search.compress.compare_speed", fake.compare_speed)
-    patch.setattr("gossamer.search.compress.measure_process", fake.measure_process)
+    patch.setattr("gossamer.search.judging.compare_speed", fake.compare_speed)
+    patch.setattr("gossamer.search.judging.measure_process", fake.measure_process)
+    patch.setattr("gossamer.search.mixed.quick_times", fake.quick_times)
     return fake
 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latencies in this test are measured as always, only with so few repetitions that they say little."""
-    from gossamer.metrics import latency
+    from gossamer.metrics import conditions, latency
     from gossamer.search import bench, evaluation
 
     def compare(*args: Any, **settings: Any) -> Comparison:
@@ -163,6 +179,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation, "compare_latency", compare)
     monkeypatch.setattr(bench, "compare_latency", compare)
     monkeypatch.setattr(bench, "measure_latency", measure)
+    monkeypatch.setattr(bench, "noise_probe", partial(conditions.noise_probe, repetitions=10))
 
 
 @pytest.fixture(scope="session")

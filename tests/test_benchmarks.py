@@ -29,3 +29,19 @@ def test_post_training_quantization_beside_the_peer(model: str, tmp_path: Path) 
     for layers in ours["layers"].values():
         assert layers["int8"]
         assert not layers["float"]
+
+
+@pytest.mark.slow
+def test_older_kernels_beside_the_audit(tmp_path: Path) -> None:
+    out = tmp_path / "cross_cpu.json"
+    script = str(ROOT / "benchmarks" / "cross_cpu.py")
+    command = [sys.executable, script, "--tiny", "--models", "planted", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    (report,) = json.loads(out.read_text())["models"]
+    assert report["audit"]["hazards"] == ["avx2", "avx512"]
+    assert report["repair"]["audit"]["hazards"] == []
+    for profile, measured in report["files"]["int8"].items():
+        assert (measured["interval"][1] < -20) == (profile in ("avx2", "avx512"))
+        assert report["files"]["repaired"][profile]["interval"][0] > -10
+        assert report["emulator"][profile]["same_decisions"] > 0.95

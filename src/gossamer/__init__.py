@@ -13,15 +13,16 @@ if TYPE_CHECKING:
     from gossamer.flow import load as load
     from gossamer.flow import lower as lower
     from gossamer.flow import measure as measure
+    from gossamer.flow import report as report
     from gossamer.flow import verify as verify
 
 _HOME = {
     "GossamerError": "gossamer.core.errors",
-    **dict.fromkeys(("apply", "capture", "compress", "load", "lower", "measure", "verify"), "gossamer.flow"),
+    **dict.fromkeys(("apply", "capture", "compress", "load", "lower", "measure", "report", "verify"), "gossamer.flow"),
 }
 
 __version__ = "0.1.0"
-__all__ = ["GossamerError", "apply", "capture", "compress", "load", "lower", "measure", "verify"]
+__all__ = ["GossamerError", "apply", "capture", "compress", "load", "lower", "measure", "report", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,7 +7,9 @@ With ``--json`` standard output holds one JSON value and nothing else; progress 
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -93,6 +95,9 @@ def compress(  # noqa: PLR0913 - one parameter an option
     time: Annotated[str | None, typer.Option(help="Limit for optional work: 20m.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace the folder at --out.")] = False,
+    with_samples: Annotated[
+        bool, typer.Option("--with-samples", help="Keep small pictures of lost samples for the report.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Find the smallest and fastest form of a model that holds the budget, and pack it."""
@@ -114,8 +119,9 @@ def compress(  # noqa: PLR0913 - one parameter an option
         )
     report = front.report()
     report["artifact"] = None
+    front.best.evidence["command"] = shlex.join(["gossamer", *sys.argv[1:]])
     if front.outcome != "missed":
-        with front.best.save(out, force=force) as artifact:
+        with front.best.save(out, force=force, with_samples=with_samples) as artifact:
             report["artifact"] = {"path": str(out), "digest": artifact.digest, "size_bytes": artifact.size_bytes}
     if as_json:
         _print_json(report)
@@ -194,7 +200,7 @@ def verify(
 
 
 @app.command()
-def bench(
+def bench(  # noqa: PLR0913 - one parameter an option
     artifact: Annotated[Path, typer.Argument(help="An artifact folder.")],
     against: Annotated[
         Path | None, typer.Option(help="Another artifact, measured interleaved as the reference.")
@@ -202,18 +208,91 @@ def bench(
     target: Annotated[
         str | None, typer.Option(help="Other threads or batch: onnxruntime:cpu,threads=1,batch=32.")
     ] = None,
+    scenario: Annotated[
+        str, typer.Option(help="stream: back to back; batch: throughput; paced: fixed rate; server: random arrivals.")
+    ] = "stream",
+    rate: Annotated[float | None, typer.Option(help="Calls per second, for paced and server.")] = None,
+    bound: Annotated[str | None, typer.Option(help="Longest response that is in time: 10ms.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Of arrivals, for paced and server: 10 by default.")] = None,
+    earlier: Annotated[
+        Path | None, typer.Option(help="What bench --json printed before on this machine, shown beside.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure an artifact on this machine, alone or beside another one."""
-    result = flow.measure(artifact, against, target=target)
+    with _progress() as progress:
+        result = flow.measure(
+            artifact,
+            against,
+            target=target,
+            scenario=scenario,
+            rate=rate,
+            bound=bound,
+            seconds=seconds,
+            earlier=earlier,
+            progress=progress,
+        )
     if as_json:
         _print_json(result.to_json())
         return
     console = _console()
     for item in result.measurements:
-        console.print(f"  {item}", markup=False)
+        console.print(f"  {replace(item, doubts=())}", markup=False)
+    for doubt in dict.fromkeys(doubt for item in result.measurements for doubt in item.doubts):
+        console.print(f"  unstable: {doubt}", markup=False, style="yellow")
     if result.comparison is not None:
         console.print(f"{artifact} beside {against}: {result.comparison}", markup=False)
+    for line in result.earlier:
+        console.print(f"  {line}", markup=False)
+
+
+@app.command()
+def report(
+    artifact: Annotated[Path, typer.Argument(help="An artifact folder.")],
+    out: Annotated[Path, typer.Option(help="The file to write; an older report is replaced.")] = Path("report.html"),
+    open_: Annotated[
+        bool | None, typer.Option("--open/--no-open", help="Show it in the browser; by default if run in a terminal.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file at --out that is no report.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the HTML report of an artifact: one file that opens offline."""
+    written = flow.report(artifact, out, force=force)
+    if as_json:
+        _print_json({"report": str(written), "size_bytes": written.stat().st_size})
+    else:
+        _console().print(f"wrote {written}", markup=False)
+    if open_ or (open_ is None and not as_json and sys.stdout.isatty()):
+        import webbrowser
+
+        webbrowser.open(written.absolute().as_uri())
+
+
+@app.command()
+def scan(  # noqa: PLR0913 - one parameter an option
+    model: Model,
+    data: Data,
+    target: Annotated[str, typer.Option(help="Runtime and device: openvino:cpu,batch=32.")] = flow.DEFAULT_TARGET,
+    weights: Weights = None,
+    transform: Annotated[str | None, typer.Option(help="For image folders: file.py:function.")] = None,
+    dynamic: Dynamic = None,
+    time: Annotated[str | None, typer.Option(help="Limit: 5m.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Show for each layer of a model what int8 would cost and gain, most harm for the time saved first."""
+    options = {"weights": weights, "transform": transform, "dynamic": _dynamic(dynamic)}
+    with _progress() as progress:
+        found = flow.scan(model, data, target=target, time=time, seed=seed, progress=progress, **options)
+    if as_json:
+        _print_json(found.to_json())
+        return
+    console = _console()
+    print_rows(console, *found.table(), title=f"{found.target}, {found.plan}")
+    console.print(f"harm of all layers in int8 together: {found.whole:.3%} of the output", markup=False)
+    for name, harm in found.floats.items():
+        console.print(f"harm of all floats in {name}: {harm:.3%} of the output", markup=False)
+    console.print("times are the runtime's own counters inside the whole model: to rank, not to quote", markup=False)
 
 
 @app.command()
@@ -281,6 +360,8 @@ def demo(
     console = _console()
     print_front(console, report)
     console.print(f"wrote {out}; run it with: gossamer.load({str(out)!r})(images)", markup=False)
+    if report["page"]:
+        console.print(f"the same as a page: {report['page']}", markup=False)
 
 
 def _progress() -> TerminalProgress:

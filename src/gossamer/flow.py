@@ -1,6 +1,6 @@
 """The street: one verb a stage, in the order of use. Each is short; the work is in the folder it names.
 
-    capture -> compress -> (save) -> load -> verify -> measure
+    capture -> compress -> (save) -> load -> verify -> measure -> report
 
 Nothing here imports torch until a verb needs it: ``load`` and ``measure`` run with the base install.
 """
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from gossamer.lowering import Lowered
     from gossamer.program.program import Program
     from gossamer.search.front import Front
+    from gossamer.search.sensitivity import Sensitivity
     from gossamer.verification.verdict import Verdict
 
 DEFAULT_TARGET = "onnxruntime:cpu"
@@ -105,6 +106,39 @@ def compress(  # noqa: PLR0913 - the one verb with all the knobs
         return search(task)
 
 
+def scan(
+    model: Any,
+    data: Source,
+    *,
+    target: str | Target = DEFAULT_TARGET,
+    time: str | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Sensitivity:
+    """What each layer of a model would cost and gain in int8: its harm alone, and the time it saves.
+
+    Args:
+        model: as for ``compress``.
+        data: samples without labels; a part calibrates, another measures the harm.
+        target: where the model will run.
+        time: limit; layers that it cuts off have no harm.
+        seed: of everything random.
+        progress: told about every stage.
+        options: for capture and reading: ``weights``, ``dynamic``, ``example_inputs``, ``transform``.
+    """
+    require_extra("torch", "compress", "scanning a model")
+    from gossamer.search.sensitivity import scan_model
+    from gossamer.search.setup import make_task
+
+    asked = {"weights": None, "dynamic": "batch", "example_inputs": None, "transform": None, **options}
+    limits = {"metric": "agreement", "target": target, "budget": "", "time": time, "seed": seed}
+    with tempfile.TemporaryDirectory(prefix="gossamer-") as folder:
+        return scan_model(
+            make_task(model, data, None, **limits, **asked, progress=progress or Silent(), folder=Path(folder))
+        )
+
+
 def apply(
     program: Program, recipe: Any, data: Source, *, target: str = "", progress: Progress | None = None
 ) -> Program:
@@ -154,10 +188,50 @@ def verify(artifact: str | Path | Artifact, against: Any = None, data: Source | 
 
 
 def measure(artifact: str | Path | Artifact, against: str | Path | Artifact | None = None, **settings: Any) -> Any:
-    """Latency, size, load time and memory of an artifact on this machine; beside another one, interleaved."""
+    """Latency, size, load time and memory of an artifact on this machine; beside another one, interleaved.
+
+    Args:
+        artifact: folder or loaded artifact.
+        against: another one with the same inputs, as the reference.
+        settings: of ``search.bench.bench``: ``target``, ``scenario``, ``rate``, ``bound``, ``seconds``, ``seed``,
+            ``earlier``, ``progress``.
+    """
     from gossamer.search.bench import bench
 
     return bench(_loaded(artifact), None if against is None else _loaded(against), **settings)
+
+
+def report(
+    source: str | Path | Artifact | Front,
+    path: str | Path = "report.html",
+    *,
+    with_samples: bool = False,
+    force: bool = False,
+) -> Path:
+    """Write the report of an artifact, or of a search's best member, as one HTML file that opens offline.
+
+    Args:
+        source: folder, loaded artifact, or what ``compress`` returned.
+        path: the file; an older report there is replaced.
+        with_samples: of a search: show small pictures of the samples that were lost. An artifact shows those that it
+            was saved with.
+        force: replace also a file that is no report.
+
+    Raises:
+        MissingExtra: the extra ``report`` is not installed.
+        OutputExists: there is something else at ``path``.
+        OptionError: ``path`` lies inside an artifact, or cannot be written.
+        ArtifactError: it is not an artifact, or its evidence is damaged.
+    """
+    from gossamer.artifacts import Artifact
+    from gossamer.reporting.html import artifact_facts, require_report, write_report
+
+    require_report(Path(path), force=force)
+    if isinstance(source, str | Path | Artifact):
+        return write_report(artifact_facts(_loaded(source)), Path(path), force=force)
+    from gossamer.search.packing import report_facts
+
+    return write_report(report_facts(source, with_samples=with_samples), Path(path), force=force)
 
 
 def _loaded(artifact: str | Path | Artifact) -> Artifact:
@@ -223,13 +297,27 @@ def techniques() -> list[dict[str, str]]:
 
 
 def doctor() -> dict[str, dict[str, Any]]:
-    """This machine: hardware and versions, how quiet it is now, which runtimes are installed."""
+    """This machine: hardware and versions, how quiet it is now, which runtimes are installed and what they get wrong."""
     from gossamer.metrics.conditions import contention, machine_fingerprint, noise_probe
+    from gossamer.metrics.cores import choose_cores
+    from gossamer.metrics.lock import holder, measuring_alone
+    from gossamer.runtimes import check_runtimes
 
-    noise = noise_probe()
+    before, measuring = contention(), holder()
+    with measuring_alone():
+        noise = noise_probe()
+    cores = choose_cores(1)
     return {
-        "machine": machine_fingerprint(libraries=("gossamer", "numpy", "onnxruntime", "torch", "onnx")),
-        "noise": {"verdict": noise.word, "p90 over p50": f"{noise.ratio:.2f}"},
-        "load": contention().to_json(),
-        "runtimes": {row["target"]: row["installed"] for row in targets()},
+        "machine": machine_fingerprint(),
+        "noise": {
+            "verdict": noise.word,
+            "p90 over p50": f"{noise.product_ratio:.2f} computing, {noise.copy_ratio:.2f} copying",
+        },
+        "measuring": {
+            "physical cores": cores.physical,
+            "pinned with one thread": list(cores.measured) or "not possible here",
+            "busy with": measuring or "nothing",
+        },
+        "load": before.to_json(),
+        "runtimes": {row["target"]: row["installed"] for row in targets()} | check_runtimes(),
     }

@@ -195,7 +195,7 @@ import numpy as np
 import gossamer.artifacts
 assert "onnxruntime" not in sys.modules
 import gossamer.runtimes
-import gossamer.runtimes.probe
+import gossamer.metrics.worker
 assert "onnxruntime" not in sys.modules
 import gossamer.runtimes.onnxruntime.runtime
 import gossamer.runtimes.onnxruntime.profile

@@ -44,6 +44,27 @@ def only(text: str) -> Clause:
         ("load time <= 0.1s", Clause(quantity="load time", comparison="<=", amount=100.0, unit="ms")),
         ("flips <= 2%", Clause(quantity="flips", comparison="<=", amount=0.02, unit="share")),
         ("negative flips <= 0%", Clause(quantity="negative flips", comparison="<=", amount=0.0, unit="share")),
+        ("calibration error <= 3%", Clause(quantity="calibration error", comparison="<=", amount=0.03, unit="share")),
+        (
+            "calibration error rise <= 1pt",
+            Clause(quantity="calibration error", is_drop=True, comparison="<=", amount=1.0, unit="pt"),
+        ),
+        (
+            "worst slice drop <= 3pt",
+            Clause(scope="worst slice", quantity="top1", is_drop=True, comparison="<=", amount=3.0, unit="pt"),
+        ),
+        (
+            "worst slice age f1 drop <= 3pt",
+            Clause(
+                scope="worst slice",
+                scope_name="age",
+                quantity="f1",
+                is_drop=True,
+                comparison="<=",
+                amount=3.0,
+                unit="pt",
+            ),
+        ),
         (
             "worst class drop <= 3pt @ 99%",
             Clause(
@@ -96,7 +117,9 @@ def test_limit_text_leaves_the_subject_out() -> None:
 positive = st.floats(min_value=1e-300, max_value=1e300)
 shares = st.floats(min_value=1e-12, max_value=1.0)
 points = st.floats(min_value=0.0, max_value=100.0)
-confidences = st.sampled_from([0.95, 0.99]) | st.floats(min_value=0.5, max_value=1.0, exclude_max=True)
+confidences = st.sampled_from([0.95, 0.99]) | st.floats(
+    min_value=0.5, max_value=1.0, exclude_min=True, exclude_max=True
+)
 
 
 def clauses(**fields: object) -> st.SearchStrategy[Clause]:
@@ -113,6 +136,17 @@ names = st.sampled_from(METRICS)
 any_clause = st.one_of(
     clauses(quantity=names, is_drop=True, comparison="<=", unit="pt", amount=points),
     clauses(quantity=names, is_drop=True, comparison="<=", unit="pt", amount=points, scope="worst class"),
+    clauses(
+        quantity=names,
+        is_drop=True,
+        comparison="<=",
+        unit="pt",
+        amount=points,
+        scope="worst slice",
+        scope_name=st.sampled_from(["", "age"]),
+    ),
+    clauses(quantity="calibration error", is_drop=True, comparison="<=", unit="pt", amount=points),
+    clauses(quantity="calibration error", comparison="<=", unit="share", amount=shares),
     clauses(quantity=names, comparison=">=", unit="share", amount=shares),
     clauses(quantity=names, comparison=">=", unit="x", amount=positive),
     clauses(quantity=st.sampled_from(["flips", "negative flips"]), comparison="<=", unit="share", amount=shares),
@@ -205,11 +239,18 @@ BAD = [
     ("drop <= 1pt @ «high»", "a confidence such as @ 95%"),
     ("drop <= 1pt @ 99«»", "a confidence such as @ 95%"),
     ("drop <= 1pt @ «100»%", "less than 100%"),
-    ("drop <= 1pt @ «5»%", "at least 50%"),
+    ("drop <= 1pt @ «5»%", "more than 50%"),
+    ("drop <= 1pt @ «50»%", "more than 50%"),
     ("drop <= 1pt @ «1e999»%", "less than 100%"),
     ("worst «clas» drop <= 1pt", "'class' or 'slice'"),
     ("«worst» class latency <= 5ms", "not computed over samples"),
     ("slice «<=» 5ms", "the name of the slice"),
+    ("slice «drop» <= 3pt", "try: worst slice drop"),
+    ("worst slice «<=» 3pt", "drop, or the name of the slice"),
+    ("calibration error «drop» <= 1pt", "rise, or <= and an amount"),
+    ("calibration error «riise» <= 1pt", "try: rise"),
+    ("calibration error rise <= 1«%»", "expected: a unit of calibration error rise: pt"),
+    ("negative flips «rise» <= 1pt", "expected: <= and an amount"),
     ("slice age=«<=» 5ms", "a value of the slice 'age'"),
 ]
 
@@ -231,13 +272,13 @@ def test_errors_point_at_the_wrong_word(marked: str, message: str) -> None:
     [
         "macs <= 50M",
         "macs <= 0.5x baseline",
-        "calibration error <= 2%",
+        "worst class calibration error <= 2%",
         "worst class top1 >= 80%",
         "worst class flips <= 2%",
         "slice night drop <= 1pt",
         "slice age=old drop <= 1pt",
         "slice age=3 drop <= 1pt",
-        "worst slice age drop <= 1pt",
+        "worst slice age flips <= 1%",
         "head boxes drop <= 1pt",
         "output logits top1 >= 90%",
     ],

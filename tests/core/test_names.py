@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gossamer.core.errors import UnknownName
-from gossamer.core.names import nearest, require_known, select
+from gossamer.core.names import literal_glob, nearest, require_known, select
 
 SITES = ["blocks.0.conv1", "blocks.0.conv2", "blocks.1.conv1", "head"]
 
@@ -52,3 +52,10 @@ def test_every_pattern_must_match() -> None:
 def test_a_pattern_like_nothing_points_to_the_list_of_sites() -> None:
     with pytest.raises(UnknownName, match="gossamer inspect lists the sites"):
         select(["???"], SITES, "pruning")
+
+
+@pytest.mark.parametrize("name", ["blocks.0.conv1", "a[0]*?", "two, or | more"])
+def test_a_literal_glob_matches_its_name_and_fits_into_a_recipe(name: str) -> None:
+    glob = literal_glob(name)
+    assert select([glob], [name, "other"], "testing") == [name]
+    assert not set(glob) & set(",| ")

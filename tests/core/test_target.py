@@ -7,7 +7,7 @@ import pytest
 from gossamer.core.errors import OptionError, UnknownName
 from gossamer.core.target import Scheme, Target, TargetFacts, parse_target
 
-FACTS = TargetFacts(precisions=("float32", "int8"))
+FACTS = TargetFacts(precisions=("float32", "bfloat16", "int8"))
 KNOWN = {"onnxruntime": {"cpu": FACTS, "cuda": TargetFacts(precisions=("float16",))}, "openvino": {"cpu": FACTS}}
 
 
@@ -18,6 +18,8 @@ KNOWN = {"onnxruntime": {"cpu": FACTS, "cuda": TargetFacts(precisions=("float16"
         ("onnxruntime:cuda", Target("onnxruntime", "cuda")),
         ("openvino:cpu,batch=32", Target("openvino", batch=32)),
         (" openvino:cpu , threads=2, batch=4", Target("openvino", "cpu", 2, 4)),
+        ("openvino,precision=bfloat16", Target("openvino", precision="bfloat16")),
+        ("openvino,precision=float32", Target("openvino")),
     ],
 )
 def test_text_reads_as_target_and_prints_back(text: str, target: Target) -> None:
@@ -43,7 +45,7 @@ def test_text_and_folder_name() -> None:
         ("onxruntime", "got: runtime 'onxruntime'\n  expected: one of: onnxruntime, openvino\n  try: 'onnxruntime'?"),
         ("", "got: runtime ''\n  expected: one of: onnxruntime, openvino\n  try: gossamer targets"),
         ("onnxruntime:cpuu", "got: device 'cpuu'\n  expected: one of: cpu, cuda\n  try: 'cpu'?"),
-        ("openvino:cpu,thread=2", "got: option 'thread'\n  expected: one of: batch, threads\n  try: 'threads'?"),
+        ("openvino:cpu,thread=2", "got: option 'thread'\n  expected: one of: batch, precision, threads\n  try: 'threads'?"),
         ("openvino,", "got: option ''"),
     ],
 )
@@ -52,6 +54,12 @@ def test_unknown_names_offer_the_nearest(text: str, message: str) -> None:
         parse_target(text, KNOWN)
     assert str(caught.value).startswith(f"reading the target {text!r}\n")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["int8", "bf16", ""])
+def test_floats_are_computed_in_what_the_target_computes_floats_in(value: str) -> None:
+    with pytest.raises(OptionError, match="precision=float32 or bfloat16"):
+        parse_target(f"openvino,precision={value}", KNOWN)
 
 
 @pytest.mark.parametrize("option", ["threads", "threads=", "threads=0", "threads=-1", "threads=1.5", "threads=²"])

@@ -273,3 +273,48 @@ def test_a_grid_along_the_last_axis_stays_flat_and_another_does_not(tmp_path):
 def test_code_ranges_choose_the_type():
     cases = {(0, 255): "uint8", (-128, 127): "int8", (-127, 127): "int8", (0, 127): "uint8", (-(2**30), 2**30): "int32"}
     assert {ends: quantization.code_dtype(*ends) for ends in cases} == cases
+
+
+class TestShield:
+    """A float layer between pairs, which ONNX Runtime quantizes on its own."""
+
+    @staticmethod
+    def island(*, weight_pair: bool = False):
+        """Conv and ReLU with pairs around them, the weight in float or not."""
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.ReLU())
+        net[0].weight.data[0] *= 50  # one wide channel: a single scale is coarse for the others
+        program = capture(net, torch.randn(2, 4, 7, 9))
+        edit = Edit(program)
+        conv, relu = (edit.node(node) for node in program.call_nodes)
+        x, weight = conv.args[:2]
+        new_x = pair(edit, conv, x, "x", torch.tensor(X_SCALE), torch.tensor(120.0), None, 0, 255)
+        if weight_pair:
+            scale = program.tensors["0.weight"].flatten(1).abs().amax(1) / 127
+            weight = pair(edit, conv, weight, "w", scale, torch.zeros(6), 0, -127, 127)
+        conv.args = (new_x, weight, *conv.args[2:])
+        (output,) = relu.users
+        done = pair(edit, output, relu, "y", torch.tensor(Y_SCALE), torch.tensor(0.0), None, 0, 255)
+        output.replace_input_with(relu, done)
+        return edit.finish("island")
+
+    def test_the_float_layer_stays_float(self, tmp_path):
+        program = self.island()
+        inputs = inputs_for(program)
+        exact = Interpreter(program).run(inputs)["output"]
+        errors = {}
+        for shield in (True, False):
+            options = LoweringOptions(shield_float_layers=shield)
+            errors[shield] = np.abs(
+                load(lower_to_onnx(program, options), program, tmp_path).run(inputs)["output"] - exact
+            )
+        assert errors[True].max() <= 1.001 * Y_SCALE, "one step, where a float32 sum tips a code over"
+        assert (errors[True] > 0.5 * Y_SCALE).mean() < 0.01
+        assert (errors[False] > 0.5 * Y_SCALE).mean() > 0.1, "without it the runtime's own rounding shows"
+
+    def test_integer_layers_have_none(self):
+        for program, count in ((self.island(), 1), (self.island(weight_pair=True), 0)):
+            graph = graph_of(lower_to_onnx(program, LoweringOptions(shield_float_layers=True)))
+            assert [node.op_type for node in graph.node].count("LeakyRelu") == count
+        graph = graph_of(lower_to_onnx(conv(4), LoweringOptions(shield_float_layers=True)))
+        assert "LeakyRelu" not in [node.op_type for node in graph.node]

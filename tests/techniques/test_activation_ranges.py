@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from gossamer import flow
 from gossamer.core.errors import DataError
-from gossamer.numerics.quantizers import histogram_error
-from gossamer.techniques.quantize.calibration import observe_ranges
+from gossamer.numerics.quantizers import affine_grid, fake_quantize, histogram_divergence, histogram_error
+from gossamer.techniques.quantize.calibration import OBSERVERS, Histogram, observe
 from gossamer.techniques.quantize.int8 import Int8
 
 
@@ -29,7 +29,7 @@ def doubling():
 
 def observed(doubling, values: np.ndarray, observer: str, percentile: float = 99.0) -> tuple[float, float]:
     rows = np.resize(values, (-(-values.size // 6), 6)).astype(np.float32)
-    return observe_ranges(doubling.program, {"input": rows}, [doubling.node], observer, percentile)[doubling.node]
+    return observe(doubling.program, {"input": rows}, [doubling.node])[doubling.node].range(observer, percentile)
 
 
 ARRAYS = st.lists(st.floats(-1e3, 1e3, width=32), min_size=12, max_size=500).map(np.array)
@@ -74,6 +74,124 @@ def test_mse_cuts_an_outlier_off(doubling):
     values = np.append(np.random.default_rng(0).uniform(0, 1, 60_000), 3.0)
     assert 2 < observed(doubling, values, "mse")[1] < 6.0
     assert observed(doubling, values, "minmax")[1] == 6.0
+
+
+def histogram_of(values: np.ndarray) -> Histogram:
+    lowest, highest = float(values.min()), float(values.max())
+    counts, _ = np.histogram(values, bins=2048, range=(lowest, highest))
+    return Histogram(lowest, highest, torch.from_numpy(counts).double())
+
+
+def error_of(values: np.ndarray, ends: tuple[float, float]) -> float:
+    """Mean squared error of the values themselves on 256 codes over a range."""
+    scale, zero = affine_grid(*(torch.tensor(end, dtype=torch.float64) for end in ends), 0, 255)
+    kept = fake_quantize(torch.from_numpy(values), scale, zero, None, 0, 255)
+    return float((kept - torch.from_numpy(values)).square().mean())
+
+
+NORMAL, HEAVY, RELU = (
+    np.random.default_rng(0).standard_normal(40_000),
+    np.random.default_rng(1).standard_t(2.5, 40_000),
+    np.maximum(np.random.default_rng(2).standard_normal(40_000), 0),
+)
+DISTRIBUTIONS = {
+    "normal": NORMAL,
+    "heavy tails": HEAVY,
+    "behind a relu": RELU,
+    "shifted": NORMAL + 2,
+    "above 5": abs(NORMAL) + 5,
+}
+
+
+def test_the_percentile_is_that_of_the_values():
+    low, high = histogram_of(NORMAL).range("percentile", 99.0)
+    width = (NORMAL.max() - NORMAL.min()) / 2048
+    np.testing.assert_allclose((low, high), np.quantile(NORMAL, [0.005, 0.995]), atol=1.001 * width)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_mse_is_the_best_of_its_shares_on_the_values_themselves(name: str):
+    values = DISTRIBUTIONS[name]
+    found = error_of(values, histogram_of(values).range("mse", 100.0))
+    shares = np.linspace(1, 0.3, 40)
+    best = min(error_of(values, (values.min() * share, values.max() * share)) for share in shares)
+    # The histogram knows a value to within one of 2048 bins, an eighth of a step of 256 codes.
+    assert found <= 1.05 * best
+
+
+def divergence_by_hand(counts: list[float], start: int, stop: int, levels: int) -> float:
+    """Definition of ``histogram_divergence``, one bin after the other."""
+    p = list(counts[start:stop])
+    p[0] += sum(counts[:start])
+    p[-1] += sum(counts[stop:])
+    size, q = len(p), [0.0] * len(p)
+    for level in range(levels):
+        bins = [index for index in range(size) if index * levels // size == level]
+        filled = [index for index in bins if p[index] > 0]
+        for index in filled:
+            q[index] = sum(counts[start + other] for other in bins) / len(filled) or 1e-4
+    total_p, total_q = sum(p), sum(q)
+    return sum(a / total_p * np.log(a / total_p / (b / total_q)) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 50), min_size=12, max_size=60).filter(any),
+    st.integers(0, 5),
+    st.integers(0, 5),
+    st.integers(1, 6),
+)
+def test_the_divergence_is_that_of_its_definition(counts: list[int], start: int, cut: int, levels: int):
+    stop = len(counts) - cut
+    found = histogram_divergence(torch.tensor(counts).double(), start, stop, levels)
+    assert found == pytest.approx(divergence_by_hand(counts, start, stop, levels), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["normal", "heavy tails", "shifted"])
+def test_entropy_takes_the_window_of_least_divergence(name: str):
+    values = DISTRIBUTIONS[name]
+    histogram = histogram_of(values)
+    low, high = histogram.range("entropy", 100.0)
+    width = (values.max() - values.min()) / 2048
+    counts = histogram.counts.clone()
+    zero = int(-values.min() / width)
+    counts[zero] = (counts[zero - 1] + counts[zero + 1]) / 2
+
+    def divergence(share: float) -> float:
+        start, stop = (round((end * share - values.min()) / width) for end in (values.min(), values.max()))
+        return histogram_divergence(counts, start, stop, 256)
+
+    chosen = high / values.max()
+    assert low / values.min() == pytest.approx(chosen, abs=0.01)
+    assert divergence(chosen) <= min(map(divergence, np.linspace(1, 0.125, 113))) + 1e-6
+
+
+def test_entropy_serves_the_many_where_tails_are_heavy():
+    """Half of all values lie within 1.2 of 0, single ones at 90: each observer is best by its own measure."""
+
+    def errors(observer: str) -> Tensor:
+        values = torch.from_numpy(HEAVY)
+        ends = (torch.tensor(end, dtype=torch.float64) for end in histogram_of(HEAVY).range(observer, 100.0))
+        return (fake_quantize(values, *affine_grid(*ends, 0, 255), None, 0, 255) - values).abs()
+
+    entropy, minmax, mse = map(errors, ("entropy", "minmax", "mse"))
+    assert entropy.median() < 0.5 * minmax.median()
+    assert entropy.square().mean() > minmax.square().mean() >= mse.square().mean()
+
+
+def test_entropy_cuts_nothing_off_where_there_are_no_tails():
+    uniform = np.random.default_rng(3).uniform(-1, 3, 200_000)
+    assert histogram_of(uniform).range("entropy", 100.0) == pytest.approx((-1, 3), abs=0.1)
+
+
+def test_a_spike_of_zeros_does_not_move_the_entropy_range():
+    spiked = np.concatenate([RELU, np.zeros(400_000)])
+    assert histogram_of(spiked).range("entropy", 100.0) == histogram_of(RELU).range("entropy", 100.0)
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_a_value_that_never_changes_has_its_own_range(doubling, observer: str):
+    assert observed(doubling, np.full(24, 1.5), observer) == (3.0, 3.0)
 
 
 def test_batches_of_any_size_see_the_same_extremes(doubling):

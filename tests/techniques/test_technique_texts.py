@@ -21,6 +21,9 @@ INT8 = st.builds(
     percentile=st.floats(50, 100, exclude_min=True),
     weight_steps=st.integers(1, 10**6),
     skip=st.lists(GLOBS, max_size=4).map(tuple),
+    narrow=st.lists(GLOBS, max_size=4).map(tuple),
+    narrow_activations=st.lists(GLOBS, max_size=4).map(tuple),
+    bias_correction=st.booleans(),
 )
 
 
@@ -45,6 +48,7 @@ def test_a_recipe_reads_back_from_its_text(steps: list[Int8], seed: int, target:
 def test_defaults_are_left_out_of_the_text():
     assert str(Int8()) == "int8"
     assert str(Int8(observer="minmax", skip=("stem.*", "fc"))) == "int8{observer=minmax,skip=stem.*|fc}"
+    assert str(Int8(bias_correction=True)) == "int8{bias_correction=on}"
 
 
 def test_blanks_do_not_matter():
@@ -56,7 +60,10 @@ def test_blanks_do_not_matter():
     [
         ("int9", r"technique 'int9'[\s\S]*try: 'int8'\?"),
         ("int8{obsever=mse}", r"option 'obsever'[\s\S]*try: 'observer'\?"),
-        ("int8{observer=min-max}", r"observer 'min-max'[\s\S]*one of: minmax, mse, percentile[\s\S]*try: 'minmax'\?"),
+        (
+            "int8{observer=min-max}",
+            r"observer 'min-max'[\s\S]*one of: entropy, minmax, mse, percentile[\s\S]*try: 'minmax'\?",
+        ),
         ("int8{steps=3}", r"option 'steps'[\s\S]*try: 'weight_steps'\?"),
     ],
 )
@@ -78,6 +85,7 @@ def test_an_unknown_name_is_answered_with_the_nearest(text: str, message: str):
         ("int8{percentile=nan}", "more than 50, at most 100"),
         ("int8{weight_steps=0}", "at least 1"),
         ("int8{weight_steps=1.5}", "a value like 40"),
+        ("int8{bias_correction=yes}", "on or off"),
     ],
 )
 def test_a_wrong_option_is_refused(text: str, message: str):
@@ -85,10 +93,11 @@ def test_a_wrong_option_is_refused(text: str, message: str):
         resolve_technique(text)
 
 
-@pytest.mark.parametrize("skip", ["conv1", ("a,b",), ("a|b",), ("",), (" a",), ("a\nb",)])
-def test_selectors_that_no_text_can_hold_are_refused(skip):
-    with pytest.raises(OptionError, match="globs of sites"):
-        Int8(skip=skip)
+@pytest.mark.parametrize("option", ["skip", "narrow", "narrow_activations"])
+@pytest.mark.parametrize("globs", ["conv1", ("a,b",), ("a|b",), ("",), (" a",), ("a\nb",)])
+def test_selectors_that_no_text_can_hold_are_refused(option: str, globs):
+    with pytest.raises(OptionError, match=f"{option}=[\\s\\S]*globs of sites"):
+        Int8(**{option: globs})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,14 @@ import pytest
 
 from gossamer.core.digest import canonical_json
 from gossamer.core.errors import DataError, OptionError
-from gossamer.verification.certificates import Certificate, Claim, certify_metric, certify_scores, power_line
+from gossamer.verification.certificates import (
+    Certificate,
+    Claim,
+    certify_metric,
+    certify_scores,
+    certify_share,
+    power_line,
+)
 
 ONE_POINT = Claim("top1 drop <= 1pt", 1.0, data_digest="d", prediction_digests={"before": "p", "after": "q"})
 
@@ -48,9 +55,10 @@ def test_few_equal_answers_never_prove_one_point(n):
     assert certificate.decision == "undecided"
     assert certificate.samples_needed == 299
     shares = np.full(n, 0.7)
-    assert certify_scores(shares, shares, ONE_POINT).decision == "undecided"
     whole = certify_metric(lambda rows: 90.0, lambda rows: 90.0, n, ONE_POINT, resamples=50)
-    assert whole.decision == "undecided"
+    for found in (certify_scores(shares, shares, ONE_POINT), whole):
+        assert found.decision == "undecided"
+        assert found.samples_needed == (20 if n == 1 else 299)
 
 
 def test_enough_equal_answers_do():
@@ -125,6 +133,23 @@ def test_json_round_trip():
     assert Certificate.from_json(json.loads(canonical_json(few.to_json()))) == few
     assert (certificate.looks_planned, certificate.looks_used) == (1, 1)
     assert certificate.prediction_digests == {"before": "p", "after": "q"}
+
+
+def test_a_share_of_samples_is_tested_exactly():
+    claim = Claim("flips <= 1%", 1.0, "%", quantity="")
+    assert certify_share(0, 299, claim).decision == "holds"
+    few = certify_share(0, 268, claim)
+    assert (few.decision, few.samples_needed) == ("undecided", 299)
+    assert str(few) == "flips <= 1%: undecided; 0.00 % [0.00 %, 1.11 %], n=268; about 299 samples would decide it"
+    assert certify_share(40, 1000, claim).decision == "fails"
+    assert certify_share(10, 1000, claim).samples_needed is None  # exactly at the limit
+
+
+def test_flips_at_the_limit_pass_at_most_at_level_alpha():
+    rng = np.random.default_rng(0)
+    claim = Claim("flips <= 2%", 2.0, "%", quantity="")
+    held = [certify_share(int(count), 400, claim).decision == "holds" for count in rng.binomial(400, 0.02, size=2000)]
+    assert np.mean(held) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 2000)
 
 
 def test_power_line_says_whether_to_start():

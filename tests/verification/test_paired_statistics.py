@@ -10,6 +10,8 @@ from gossamer.verification.paired import (
     mcnemar,
     samples_needed,
     score_z,
+    share_interval,
+    share_samples_needed,
     shows_larger_drop,
     shows_smaller_drop,
     smallest_provable_limit,
@@ -129,6 +131,30 @@ def test_wilson_interval_equals_scipy(hits, n):
     expected = stats.binomtest(hits, n).proportion_ci(method="wilson")
     assert wilson_interval(hits, n) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 268), (3, 200), (200, 200), (117, 5000)])
+@pytest.mark.parametrize("alpha", [0.05, 0.01])
+def test_exact_interval_of_a_share_equals_scipy(hits, n, alpha):
+    expected = stats.binomtest(hits, n).proportion_ci(confidence_level=1 - 2 * alpha, method="exact")
+    assert share_interval(hits, n, alpha) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_samples_for_a_share_give_the_power_they_promise():
+    n = share_samples_needed(0.02, 0.01)
+    highs = [share_interval(int(hits), n)[1] for hits in np.random.default_rng(0).binomial(n, 0.01, size=1000)]
+    assert np.mean(np.array(highs) < 0.02) == pytest.approx(0.8, abs=0.06)  # the exact test is a little harder
+    assert share_samples_needed(0.01, 0.0) == 299
+    assert share_samples_needed(0.01, 0.01) is None
+    assert share_samples_needed(0.01, 0.02) < 2000
+
+
+def test_a_tail_of_few_resamples_is_no_narrower_than_the_normal_one():
+    sample = np.random.default_rng(1).normal(size=200)
+    low, high = bca_mean_interval(sample, alpha=5e-5)
+    reach = 3.89 * sample.std() / math.sqrt(200)
+    assert low <= sample.mean() - 0.95 * reach
+    assert high >= sample.mean() + 0.95 * reach
 
 
 def test_bca_equals_scipy_on_a_skewed_mean():

@@ -2,9 +2,9 @@
 
     budget  = clause { ";" clause }
     clause  = [ scope ] subject ( "<=" | ">=" ) amount [ "@" number "%" ]
-    scope   = "worst class" | "slice" name [ "=" value ] | "worst slice" name | "head" name | "output" name
+    scope   = "worst class" | "slice" name [ "=" value ] | "worst slice" [ name ] | "head" name | "output" name
     subject = [ metric ] "drop" | metric | "latency" [ "p50" | "p90" | "p95" | "p99" | "mean" ] | "throughput" | "size"
-            | "peak memory" | "load time" | "macs" | "flips" | "negative flips" | "calibration error"
+            | "peak memory" | "load time" | "macs" | "flips" | "negative flips" | "calibration error" [ "rise" ]
     amount  = number ( "x baseline" | "pt" | "%" | "us" | "ms" | "s" | "B" | "kB" | "MB" | "GB" | "KiB" | "MiB"
             | "M" | "G" | "/s" | "" )
 
@@ -39,6 +39,9 @@ TESTABLE = frozenset(
         "metric",
         "metric drop",
         "worst class metric drop",
+        "worst slice metric drop",
+        "calibration error",
+        "calibration error rise",
         "latency",
         "throughput",
         "size",
@@ -61,11 +64,13 @@ class Clause:
         amount: the limit in ``unit``, never negative.
         unit: ``ms``, ``B``, ``pt`` (percentage points), ``share`` (0.02 = 2 %), ``x`` (times the baseline's value),
             ``count``, ``/s``, or ``own`` (the metric's own).
-        is_drop: the limit is on how much a metric falls, not on its level.
+        is_drop: the limit is on how much it gets worse, not on its level: a drop of a metric, a rise of the calibration
+            error.
         statistic: of latency only: ``p50``, ``p90``, ``p95``, ``p99`` or ``mean``.
         scope: the samples or outputs it is about: empty for all, or ``worst class``, ``slice``, ``worst slice``,
             ``head``, ``output``.
-        scope_name: which slice, head or output; ``name=value`` for one value of a slice.
+        scope_name: which slice, head or output; ``name=value`` for one value of a slice; empty for the worst of all
+            slices.
         confidence: of the test that must hold.
     """
 
@@ -82,14 +87,18 @@ class Clause:
     @property
     def subject(self) -> str:
         """What is limited: ``top1 drop``, ``latency p50``, ``worst class top1 drop``."""
-        words = (self.scope, self.scope_name, self.quantity, "drop" if self.is_drop else "", self.statistic)
+        words = (self.scope, self.scope_name, self.quantity, self._change, self.statistic)
         return " ".join(word for word in words if word)
 
     @property
     def kind(self) -> str:
         """The subject with ``metric`` for any metric's name, and without names and statistics: see ``TESTABLE``."""
         quantity = self.quantity if self.quantity in _RULES else "metric"
-        return " ".join(word for word in (self.scope, quantity, "drop" if self.is_drop else "") if word)
+        return " ".join(word for word in (self.scope, quantity, self._change) if word)
+
+    @property
+    def _change(self) -> str:
+        return _CHANGES.get(self.quantity, "drop") if self.is_drop else ""
 
     @property
     def limit_text(self) -> str:
@@ -206,7 +215,11 @@ _RULES: Mapping[str, _Rule] = {
     "calibration error": _Rule("<=", _SHARE, "2%", of_samples=True, zero=True),
 }
 _DROP = _Rule("<=", _POINTS, "1pt", of_samples=True, zero=True)
+_RISE = _Rule("<=", _POINTS, "1pt", of_samples=True, zero=True)
 _LEVEL = _Rule(">=", {**_SHARE, **_scales("share", {"": 1}), **_RATIO}, "91%", of_samples=True, level=True)
+
+_CHANGES: Mapping[str, str] = {"calibration error": "rise"}
+"""The word for getting worse, where it is not ``drop``."""
 
 _OWN: _Scales = {**_scales("own", {"": 1}), **_RATIO}
 _FIGURE_DROP = _Rule("<=", _OWN, "0.1", of_samples=True, zero=True)
@@ -300,18 +313,20 @@ class _Reader:
 def _rule_of(quantity: str, is_drop: bool, figures: Mapping[str, Better]) -> _Rule:
     if quantity in figures:
         return _FIGURE_DROP if is_drop else _FIGURE_LEVEL[figures[quantity]]
-    return _DROP if is_drop else _RULES.get(quantity, _LEVEL)
+    if is_drop:
+        return _RISE if quantity in _CHANGES else _DROP
+    return _RULES.get(quantity, _LEVEL)
 
 
 def _read_clause(
     reader: _Reader, metric: str | None, metrics: Collection[str], figures: Mapping[str, Better]
 ) -> Clause:
     start = reader.peek
-    scope, scope_name = _read_scope(reader)
+    scope, scope_name = _read_scope(reader, metrics)
     quantity, is_drop = _read_quantity(reader, metric, metrics)
     statistic = _read_statistic(reader) if quantity == "latency" else ""
     rule = _rule_of(quantity, is_drop, figures)
-    subject = f"{quantity} drop" if is_drop else quantity
+    subject = f"{quantity} {_CHANGES.get(quantity, 'drop')}" if is_drop else quantity
     if scope and not rule.of_samples:
         expected = "a metric, flips or calibration error after it"
         raise reader.error(
@@ -337,7 +352,7 @@ def _read_clause(
     return clause
 
 
-def _read_scope(reader: _Reader) -> tuple[str, str]:
+def _read_scope(reader: _Reader, metrics: Collection[str]) -> tuple[str, str]:
     """The scope and the name it takes, both empty where the clause has none."""
     word = reader.peek.text
     if word not in ("worst", "slice", "head", "output"):
@@ -349,11 +364,14 @@ def _read_scope(reader: _Reader) -> tuple[str, str]:
         if kind.text not in ("class", "slice"):
             raise reader.error(kind, got=_seen(kind), expected="'class' or 'slice' after 'worst'")
         scope = f"worst {kind.text}"
-    if scope == "worst class":
+    if scope == "worst class" or (scope == "worst slice" and reader.peek.text in ("drop", *metrics)):
         return scope, ""
     name = reader.take()
     if name.kind != "word":
-        raise reader.error(name, got=_seen(name), expected=f"the name of the {scope.removeprefix('worst ')}")
+        expected = f"{'drop, or ' if scope == 'worst slice' else ''}the name of the {scope.removeprefix('worst ')}"
+        raise reader.error(name, got=_seen(name), expected=expected)
+    if scope == "slice" and name.text == "drop":
+        raise reader.error(name, got="'drop' of no slice", expected="its name", try_="worst slice drop")
     if scope != "slice" or reader.peek.text != "=":
         return scope, name.text
     reader.take()
@@ -387,6 +405,9 @@ def _read_quantity(reader: _Reader, metric: str | None, metrics: Collection[str]
             second = reader.take()
             if second.text != after:
                 raise reader.error(second, got=_seen(second), expected=f"{after!r} after {before!r}", try_=name)
+            if reader.peek.text == _CHANGES.get(name):
+                reader.take()
+                return name, True
             return name, False
     raise reader.error(
         first,
@@ -415,10 +436,9 @@ def _read_comparison(reader: _Reader, subject: str, rule: _Rule) -> Comparison:
     if written == rule.comparison:
         return rule.comparison
     if token.kind == "word":
-        expected = f"{'drop, or ' if rule.level else ''}{rule.comparison} and an amount"
-        raise reader.error(
-            token, got=_seen(token), expected=expected, try_=_suggest(token.text, ["drop"] if rule.level else [])
-        )
+        changes = ["drop"] if rule.level else [_CHANGES[subject]] if subject in _CHANGES else []
+        expected = f"{''.join(f'{word}, or ' for word in changes)}{rule.comparison} and an amount"
+        raise reader.error(token, got=_seen(token), expected=expected, try_=_suggest(token.text, changes))
     if written in ("<=", ">="):
         got = f"a limit on {subject} in the wrong direction"
         raise reader.error(token, got=got, expected=f"{subject} {rule.comparison} {rule.example}")
@@ -497,8 +517,8 @@ def _read_confidence(reader: _Reader, subject: str, rule: _Rule) -> float:
         wrong = percent if number.kind == "number" else number
         raise reader.error(wrong, got=_seen(wrong), expected="a confidence such as @ 95%")
     confidence = float(Decimal(number.text) / 100) if math.isfinite(float(number.text)) else math.inf
-    if not 0.5 <= confidence < 1:
-        raise reader.error(number, got=f"a confidence of {number.text}%", expected="at least 50% and less than 100%")
+    if not 0.5 < confidence < 1:
+        raise reader.error(number, got=f"a confidence of {number.text}%", expected="more than 50% and less than 100%")
     return confidence
 
 

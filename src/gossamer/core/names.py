@@ -43,3 +43,8 @@ def select(patterns: Sequence[str], names: Sequence[str], doing: str) -> list[st
                 try_=", ".join(nearest(pattern, names)) or "gossamer inspect lists the sites",
             )
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def literal_glob(name: str) -> str:
+    """A glob that matches this name only; letters that the text of a recipe cannot hold match any letter."""
+    return "".join(f"[{letter}]" if letter in "*?[" else "?" if letter in ",| " else letter for letter in name)

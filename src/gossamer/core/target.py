@@ -41,6 +41,7 @@ class OpPlacement:
 
     Attributes:
         inputs: a pair on every activation input.
+        shared: these pairs stand behind the value, for all its readers, so that a residual sum reads integers too.
         output: a pair on the result, after the activation function fused with it.
         bias: ``int32`` codes with scale (input scale x weight scale), or left in ``float``.
         weight: one scale per ``tensor``, or one per output ``channel``.
@@ -52,6 +53,7 @@ class OpPlacement:
     bias: Literal["int32", "float"] = "float"
     weight: Literal["tensor", "channel"] = "channel"
     when: Literal["always", "inputs_quantized"] = "always"
+    shared: bool = False
 
 
 @dataclass(frozen=True)

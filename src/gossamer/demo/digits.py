@@ -11,6 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everyone gives it
 from torch import Tensor, nn
 
 from gossamer import flow
+from gossamer.core.errors import MissingExtra
 from gossamer.core.progress import Progress, Silent
 
 EPOCHS = 12
@@ -85,8 +86,12 @@ def train_network(images: np.ndarray, labels: np.ndarray, progress: Progress, ep
 def run_demo(
     out: Path, *, force: bool = False, progress: Progress | None = None, epochs: int = EPOCHS
 ) -> dict[str, Any]:
-    """Train, compress for ONNX Runtime, save to ``out``, load it back and run it; returns the report of the search."""
+    """Train, compress for ONNX Runtime, save to ``out``, load it back and run it; returns the report of the search.
+
+    Beside the folder lies the same as a page, ``out`` with ``.html``, if the extra ``report`` is installed.
+    """
     progress = progress or Silent()
+    page = _page(out, force=force)
     images, labels = load_digits()
     order = np.random.default_rng(0).permutation(len(images))
     cut = int(len(images) * TRAINING_SHARE)
@@ -105,10 +110,26 @@ def run_demo(
         )
     finally:
         torch.set_num_threads(threads)
-    front.best.save(out, force=force)
+    front.best.save(out, force=force, with_samples=True)  # the digits are everybody's
     progress.stage("running the artifact")
     with flow.load(out) as small:
         scores = np.asarray(small(images[held_out]))
+        if page is not None:
+            flow.report(small, page, force=force)
     report = front.report()
+    report["page"] = None if page is None else str(page)
     report["held_out_top1"] = float((scores.argmax(1) == labels[held_out]).mean() * 100)
     return report
+
+
+def _page(out: Path, *, force: bool) -> Path | None:
+    """Where the report goes; ``None`` without the extra that writes it."""
+    from gossamer.reporting.html import require_report
+
+    folder = out.absolute()
+    page = folder.with_name(f"{folder.name}.html")
+    try:
+        require_report(page, force=force)
+    except MissingExtra:
+        return None
+    return page

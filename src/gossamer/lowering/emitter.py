@@ -38,9 +38,11 @@ class LoweringOptions:
     Attributes:
         input_channel_multiple: quantized convolutions with fewer input channels than this are padded up to it with
             zeros, which changes no result.
+        shield_float_layers: keep the runtime from quantizing on its own what is float between two pairs.
     """
 
     input_channel_multiple: int = 1
+    shield_float_layers: bool = False
 
 
 @dataclass

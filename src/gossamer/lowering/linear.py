@@ -11,7 +11,7 @@ from torch import fx
 from gossamer.lowering.call import Call
 from gossamer.lowering.emitter import Emitter
 from gossamer.lowering.pointwise import Rule, operand
-from gossamer.lowering.quantization import looked_up_rows, padded_channels
+from gossamer.lowering.quantization import looked_up_rows, padded_channels, shielded
 from gossamer.program.dialect import aten
 from gossamer.program.values import TORCH_DTYPES, tensor_value
 
@@ -19,14 +19,14 @@ from gossamer.program.values import TORCH_DTYPES, tensor_value
 def _conv(e: Emitter, call: Call) -> str:
     attributes = _window(call)
     x, kernel = padded_channels(e, call) or (e.full(call.tensor("input")), e.full(call.tensor("weight")))
-    return e.op("Conv", [x, kernel, *_if_given(e, call.optional("bias"))], **attributes)
+    return shielded(e, call, e.op("Conv", [x, kernel, *_if_given(e, call.optional("bias"))], **attributes))
 
 
 def _conv_transpose(e: Emitter, call: Call) -> str:
     attributes = _window(call)
     extra = call.per_axis("output_padding", len(attributes["strides"]))
     operands = [e.full(call.tensor("input")), e.full(call.tensor("weight")), *_if_given(e, call.optional("bias"))]
-    return e.op("ConvTranspose", operands, output_padding=extra, **attributes)
+    return shielded(e, call, e.op("ConvTranspose", operands, output_padding=extra, **attributes))
 
 
 def _window(call: Call) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def _linear(e: Emitter, call: Call) -> None:
     if len(call.shape) < 2:
         raise call.unsupported("a linear layer on a vector", "a batch dim: x.unsqueeze(0)")
     operands = [e.flat(call.tensor("input")), e.full(call.tensor("weight")), *_if_given(e, call.optional("bias"))]
-    e.set(call.node, e.op("Gemm", operands, transB=1), flat=True)
+    e.set(call.node, shielded(e, call, e.op("Gemm", operands, transB=1)), flat=True)
 
 
 def _matmul(e: Emitter, call: Call) -> str:

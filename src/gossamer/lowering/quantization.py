@@ -16,6 +16,9 @@ from gossamer.program import dialect
 from gossamer.program.dialect import aten
 from gossamer.program.values import TORCH_DTYPES
 
+_CLIPPED = {"uint8": (0, 255), "int8": (-128, 127)}
+"""Codes that a quantize in ONNX clips to."""
+
 
 def code_dtype(low: int, high: int) -> str:
     """The integer type that holds codes low..high."""
@@ -40,6 +43,20 @@ def _quantize(e: Emitter, call: Call) -> None:
         e.set(call.node, padded)
     else:
         _write(e, call, "QuantizeLinear", call.tensor("x"), call)
+        _clip_codes(e, call)
+
+
+def _clip_codes(e: Emitter, call: Call) -> None:
+    """Keep codes of fewer bits than their type inside these: ONNX clips at the ends of the type alone.
+
+    On the codes and not before: the integer kernels of the runtimes end with a quantize, not with a clip.
+    """
+    codes, dtype = (call["low"], call["high"]), code_dtype(call["low"], call["high"])
+    if codes == _CLIPPED.get(dtype, codes):
+        return
+    flat = e.is_only_flat(call.node)
+    ends = [e.constant(end, dtype) for end in codes]
+    e.set(call.node, e.op("Clip", [e.form(call.node, flat=flat), *ends]), flat=flat)
 
 
 def _dequantize(e: Emitter, call: Call) -> None:
@@ -141,6 +158,29 @@ def padded_channels(e: Emitter, conv: Call) -> tuple[str, str] | None:
         e.op("DequantizeLinear", [padded, *_parameters(e, x)]),
         e.op("DequantizeLinear", [kernel, *_parameters(e, weight)], axis=weight["axis"]),
     )
+
+
+def shielded(e: Emitter, layer: Call, result: str) -> str:
+    """The result of a float layer between a dequantize and a quantize, behind an identity where the target wants one.
+
+    At its basic level of optimization ONNX Runtime (seen in 1.31) gives the weight of a convolution or Gemm between
+    pairs 8 bits and one scale, on its own. Only ReLU and Clip may stand before the second pair; a LeakyReLU of slope 1
+    stops it, and is fused into the layer.
+    """
+    x, weight = (_quantizer_of(layer.tensor(name)) for name in ("input", "weight"))
+    if not e.options.shield_float_layers or x is None or x["axis"] is not None or weight is not None:
+        return result
+    node = layer.node
+    while len(node.users) == 1:
+        (node,) = node.users
+        if node.target is dialect.quantize:
+            return e.op("LeakyRelu", [result], alpha=1.0)
+        if node.target not in _FOLDED_CLIPS:
+            break
+    return result
+
+
+_FOLDED_CLIPS = frozenset({aten.relu.default, aten.hardtanh.default, aten.clamp.default})
 
 
 def looked_up_rows(e: Emitter, embedding: Call) -> str | None:

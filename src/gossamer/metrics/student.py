@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 
 def t_cdf(theta: float, df: int) -> float:
@@ -21,6 +22,7 @@ def t_cdf(theta: float, df: int) -> float:
     return 2 / math.pi * (theta + share) if odd else share
 
 
+@cache
 def t_quantile(probability: float, df: int) -> float:
     """The value that Student's t with ``df`` degrees of freedom stays below with ``probability``.
 

@@ -97,3 +97,35 @@ def histogram_error(counts: Tensor, edges: tuple[float, float], lowest: float, h
     inside = (centers >= lowest) & (centers <= highest)
     squared = torch.where(inside, torch.maximum(error.square(), scale**2 / 12), error.square())
     return float((squared * counts).sum())
+
+
+def histogram_divergence(counts: Tensor, start: int, stop: int, levels: int) -> float:
+    """Kullback-Leibler divergence of a distribution clipped to ``counts[start:stop]`` from what its codes keep of it.
+
+    What lies outside counts in the outermost bins. The codes split the bins kept into ``levels`` even parts, and each
+    spreads the values that were inside evenly over those of its bins that hold any.
+
+    Args:
+        counts: (bins,) number of values per bin.
+        start: first bin kept.
+        stop: one behind the last bin kept.
+        levels: number of codes, 256 for 8 bits.
+
+    Reference: Migacz, 8-bit Inference with TensorRT, 2017; ONNX Runtime's ``HistogramCollector`` does the same.
+    """
+    kept = counts[start:stop].double()
+    clipped = kept.clone()
+    clipped[0] += counts[:start].sum()
+    clipped[-1] += counts[stop:].sum()
+    filled = clipped > 0
+    codes = torch.arange(len(kept)) * levels // len(kept)
+    mass = torch.zeros(levels, dtype=torch.float64).index_add_(0, codes, kept)
+    bins = torch.zeros(levels, dtype=torch.float64).index_add_(0, codes, filled.double())
+    coded = torch.where(filled, (mass / bins.clamp(min=1))[codes], 0.0)
+    coded[filled & (coded == 0)] = _NEARLY_EMPTY  # only what was cut off stands here: no code is left for it
+    p, q = clipped[filled] / clipped.sum(), coded[filled] / coded.sum()
+    return float((p * (p / q).log()).sum())
+
+
+_NEARLY_EMPTY = 1e-4
+"""Counts in place of none, so that the divergence is finite."""

@@ -22,6 +22,8 @@ from gossamer.program.program import Program, outputs_of
 from gossamer.program.values import TORCH_DTYPES
 
 Observe = Callable[[fx.Node, Tensor], None]
+Instead = Mapping[fx.Node, Callable[..., Tensor]]
+"""What computes some nodes in place of their own operation, from the same arguments."""
 
 
 class Interpreter:
@@ -29,10 +31,12 @@ class Interpreter:
 
     Args:
         program: what to run.
+        instead: computed otherwise, for whoever wants to know what that does to the outputs.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, instead: Instead | None = None) -> None:
         self.program = program
+        self._instead = instead
 
     @property
     def specs(self) -> Signature:
@@ -69,13 +73,15 @@ class Interpreter:
         tensors = {
             spec.name: torch.from_numpy(arrays[spec.name]).to(TORCH_DTYPES[spec.dtype]) for spec in self.specs.inputs
         }
-        outputs = execute(self.program, tensors, observe if wanted else None)
+        outputs = execute(self.program, tensors, observe if wanted else None, self._instead)
         named = {spec.name: _to_numpy(output) for spec, output in zip(self.specs.outputs, outputs, strict=True)}
         return named | {name: _to_numpy(tapped[name]) for name in taps}
 
 
 @torch.no_grad()
-def execute(program: Program, inputs: Mapping[str, Tensor], observe: Observe | None = None) -> list[Tensor]:
+def execute(
+    program: Program, inputs: Mapping[str, Tensor], observe: Observe | None = None, instead: Instead | None = None
+) -> list[Tensor]:
     """Run a program on tensors; ``observe`` sees each tensor as it is made. Values die after their last use."""
     last_use: dict[fx.Node, fx.Node] = {}
     for node in program.graph.nodes:
@@ -94,7 +100,8 @@ def execute(program: Program, inputs: Mapping[str, Tensor], observe: Observe | N
             values[node] = program.tensors[node.target]
         else:
             args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-            values[node] = node.target(*args, **kwargs)
+            compute = instead.get(node, node.target) if instead else node.target
+            values[node] = compute(*args, **kwargs)
         if observe is not None and isinstance(values[node], Tensor):
             observe(node, values[node])
         for dead in dying.get(node, ()):

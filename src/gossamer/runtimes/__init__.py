@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,15 @@ def installed_version(runtime: str) -> str:
         return version(runtime)
     except PackageNotFoundError:
         return f'no: pip install "gossamer[{runtime}]"'
+
+
+def check_runtimes() -> dict[str, str]:
+    """What installed runtimes are known to get wrong on some processors, tried on this one."""
+    if find_spec("openvino") is None:
+        return {}
+    from gossamer.runtimes.openvino.probe import probe_bf16
+
+    return {"openvino:cpu products in bfloat16": str(probe_bf16())}
 
 
 def open_executable(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from gossamer.core.errors import ArtifactError, InternalError
-from gossamer.search.evaluation import check_parity
+from gossamer.search.evaluation import check_parity, diagnose_candidate
 from gossamer.search.task import Candidate, Task, lower_candidate
-from gossamer.techniques.recipe import Recipe
 from gossamer.verification.parity import Parity
 from gossamer.verification.policies import FP32
 
@@ -17,8 +16,7 @@ def build_baseline(task: Task) -> tuple[Candidate, Parity]:
         InternalError: the lowered file does not compute what the program says.
     """
     task.progress.stage("baseline")
-    recipe = Recipe(seed=task.seed, target=str(task.target))
-    candidate = lower_candidate(task, "fp32", task.program, recipe)
+    candidate = lower_candidate(task, "fp32", task.program)
     try:
         parity = check_parity(task, candidate, FP32)
     except ArtifactError as error:  # nothing of the user's: the runtime refuses the file that was just written
@@ -26,7 +24,8 @@ def build_baseline(task: Task) -> tuple[Candidate, Parity]:
             f"lowering {task.program.name} in float", got=str(error), expected="a file that the runtime loads"
         ) from error
     if parity.verdict == "rejected":
+        diagnosis = diagnose_candidate(task, candidate, FP32, parity)
         raise InternalError(
-            f"lowering {task.program.name} in float", got=str(parity), expected="parity with the program"
+            f"lowering {task.program.name} in float", got=f"{parity}\n{diagnosis}", expected="parity with the program"
         )
     return candidate, parity

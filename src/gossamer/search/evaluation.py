@@ -2,36 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
 
 import numpy as np
 
 from gossamer.core.measurement import Measurement
-from gossamer.core.runnable import Executable
 from gossamer.datasets.samples import Samples
 from gossamer.metrics.comparison import Comparison
 from gossamer.metrics.conditions import machine_fingerprint
 from gossamer.metrics.latency import compare_latency
+from gossamer.metrics.lock import measuring_alone
+from gossamer.metrics.process import probe_process
+from gossamer.metrics.subject import Subject, write_inputs
 from gossamer.program.interpreter import Interpreter
-from gossamer.runtimes import executed_layers
-from gossamer.search.bench import probe_model
+from gossamer.runtimes import executed_layers, layer_times
+from gossamer.search.bench import file_subject
+from gossamer.search.diagnosis import diagnose_lowered
 from gossamer.search.task import Candidate, Task, open_candidate, predict
 from gossamer.techniques.quantize.placement import weighted_sites
-from gossamer.verification.inputs import parity_cases
+from gossamer.verification.bisect import Diagnosis
+from gossamer.verification.inputs import Case, parity_cases
 from gossamer.verification.parity import Parity, compare_runnables
 from gossamer.verification.policies import Policy
 
 PARITY_SAMPLES = 128
 """So many real samples that one changed decision among them does not yet break an agreement of 99 %."""
 
-LIBRARIES = ("gossamer", "numpy", "onnxruntime", "torch", "onnx")
+LIBRARIES = ("gossamer", "numpy", "onnxruntime", "openvino", "torch", "onnx")
 LATENCY_INPUTS = 8
+_QUICK_CALLS = 3
+
+
+def _cases(task: Task, candidate: Candidate) -> list[Case]:
+    return list(parity_cases(candidate.program.signature, task.choose.inputs, count=PARITY_SAMPLES, seed=task.seed))
+
+
+def diagnose_candidate(task: Task, candidate: Candidate, policy: Policy, parity: Parity) -> Diagnosis:
+    """The first node at which the candidate's file leaves its program. Cost: up to forty small compilations."""
+    cases = _cases(task, candidate)
+    task.progress.stage(f"{candidate.name}: looking for the first diverging node")
+    return diagnose_lowered(candidate.program, candidate.target, cases, policy, model=candidate.path, parity=parity)
 
 
 def check_parity(task: Task, candidate: Candidate, policy: Policy) -> Parity:
     """The candidate's file against its program in the reference interpreter, on real and edge-shape inputs."""
-    cases = parity_cases(candidate.program.signature, task.choose.inputs, count=PARITY_SAMPLES, seed=task.seed)
-    executable = open_candidate(task, candidate)
+    cases = _cases(task, candidate)
+    executable = open_candidate(candidate)
     try:
         return compare_runnables(
             Interpreter(candidate.program), executable, cases, policy, len(weighted_sites(candidate.program))
@@ -40,9 +60,9 @@ def check_parity(task: Task, candidate: Candidate, policy: Policy) -> Parity:
         executable.close()
 
 
-def outputs_on(task: Task, candidate: Candidate, samples: Samples) -> dict[str, np.ndarray]:
-    """Outputs of the candidate's file on all samples."""
-    executable = open_candidate(task, candidate)
+def outputs_on(candidate: Candidate, samples: Samples) -> dict[str, np.ndarray]:
+    """Outputs of the candidate's file on all samples, in the order of the samples."""
+    executable = open_candidate(candidate)
     try:
         return predict(executable, samples)
     finally:
@@ -65,8 +85,41 @@ def run_kernels(task: Task, candidate: Candidate) -> dict[str, str]:
     sites = {name: node.name for name, node in weighted_sites(candidate.program).items()}
     batch = next(task.choose.batches(_call_size(task)))
     return executed_layers(
-        candidate.path, candidate.program.signature, task.target, batch, candidate.lowered.name_map, sites
+        candidate.path, candidate.program.signature, candidate.target, batch, candidate.lowered.name_map, sites
     )
+
+
+def layer_microseconds(task: Task, candidate: Candidate) -> dict[str, float]:
+    """Time of each weighted layer inside the whole model, by the runtime's own counters: to rank, not to quote."""
+    sites = {name: node.name for name, node in weighted_sites(candidate.program).items()}
+    batch = next(task.choose.batches(_call_size(task)))
+    specs, name_map = candidate.program.signature, candidate.lowered.name_map
+    return layer_times(candidate.path, specs, candidate.target, batch, name_map, sites, dims=_latency_dims(task))
+
+
+def quick_times(task: Task, candidates: Sequence[Candidate], rounds: int = 24) -> list[float]:
+    """Milliseconds of one call of each candidate, in one process and by turns: to rank, not to quote."""
+    inputs = itertools.cycle(latency_inputs(task))
+    with measuring_alone(task.progress), ExitStack() as stack:
+        opened = [open_candidate(candidate, batch=task.target.batch) for candidate in candidates]
+        for executable in opened:
+            stack.callback(executable.close)
+        times_ms = np.empty((rounds + 1, len(opened)))
+        for turn in range(rounds + 1):
+            for place, executable in enumerate(opened):
+                calls = []
+                for _ in range(_QUICK_CALLS):
+                    given = next(inputs)
+                    start = time.perf_counter_ns()
+                    executable.run(given)
+                    calls.append(time.perf_counter_ns() - start)
+                times_ms[turn, place] = np.median(calls) / 1e6
+    return np.median(times_ms[1:], axis=0).tolist()
+
+
+def _latency_dims(task: Task) -> dict[str, int]:
+    first = task.program.signature.inputs[0].shape[0]
+    return {first: task.target.batch} if isinstance(first, str) else {}
 
 
 def _call_size(task: Task) -> int:
@@ -85,30 +138,36 @@ def latency_inputs(task: Task) -> list[dict[str, np.ndarray]]:
 
 def compare_speed(task: Task, baseline: Candidate, candidate: Candidate, resolution: float | None) -> Comparison:
     """The candidate beside the baseline, interleaved, at the target's batch size."""
+    inputs = write_inputs(task.folder / "latency-inputs.npz", latency_inputs(task))
+    dims = _latency_dims(task)
 
-    def opener(one: Candidate):
-        def open_() -> Executable:
-            return open_candidate(task, one, batch=task.target.batch)
+    def subject(one: Candidate) -> Subject:
+        return file_subject(one.path, one.program.signature, one.target, inputs, dims)
 
-        return open_
-
-    conditions = {"target": str(task.target), **machine_fingerprint(libraries=LIBRARIES)}
     return compare_latency(
-        opener(baseline),
-        opener(candidate),
-        latency_inputs(task),
+        subject(baseline),
+        subject(candidate),
+        loads=8,
         rounds=4,
         leg_ms=30.0,
         warmup_ms=500.0,
         batch=_call_size(task),
         seed=task.seed,
         resolution=resolution,
-        conditions=conditions,
+        conditions=_conditions(task),
+        progress=task.progress,
     )
 
 
 def measure_process(task: Task, candidate: Candidate) -> list[Measurement]:
     """Size of the file; load time, first inference and peak memory of a fresh process."""
-    inputs = next(task.choose.batches(_call_size(task)))
+    first = next(task.choose.batches(_call_size(task)))
+    inputs = write_inputs(task.folder / "first-inputs.npz", [first])
+    subject = file_subject(candidate.path, candidate.program.signature, candidate.target, inputs)
     size = Measurement("size", float(candidate.size_bytes), "B", "lower")
-    return [size, *probe_model(candidate.path, candidate.program.signature, task.target, inputs)]
+    probed = probe_process(subject, files=[candidate.path], conditions=_conditions(task), progress=task.progress)
+    return [size, *probed]
+
+
+def _conditions(task: Task) -> dict[str, Any]:
+    return {"target": str(task.target), **machine_fingerprint(libraries=LIBRARIES)}

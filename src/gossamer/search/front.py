@@ -63,15 +63,20 @@ class Member:
         """A measurement by name."""
         return next((item for item in self.measurements if item.name == name), None)
 
-    def save(self, folder: str | Path, *, force: bool = False) -> Artifact:
+    def save(self, folder: str | Path, *, force: bool = False, with_samples: bool = False) -> Artifact:
         """Pack this member as an artifact in a new folder and load it.
+
+        Args:
+            folder: must not exist.
+            force: replace an artifact that is there.
+            with_samples: keep small pictures of samples that it gets wrong and the original right, for the report.
 
         Raises:
             OutputExists: the folder is there and ``force`` is not given.
         """
         from gossamer.search.packing import save_member
 
-        return save_member(self, Path(folder), force=force)
+        return save_member(self, Path(folder), force=force, with_samples=with_samples)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gossamer.artifacts import Artifact, DeployFile, Golden, load_artifact, pack
+from gossamer.core.digest import canonical_json
 from gossamer.metrics.conditions import machine_fingerprint
 from gossamer.program.interpreter import Interpreter
 from gossamer.program.program import Program
@@ -15,13 +17,16 @@ from gossamer.search.evaluation import LIBRARIES
 from gossamer.search.synthetic import synthetic_inputs
 
 if TYPE_CHECKING:
-    from gossamer.search.front import Member
+    from gossamer.search.front import Front, Member
+
+_GROUPS = ("story", "layers", "behaviour", "lost_samples", "command", "sensitivity", "other_processors", "diagnosis")
+"""Entries of a member's evidence that are groups of their own in the file."""
 
 GOLDEN_SIZE = 4
 """Wanted size of every dim that may vary."""
 
 
-def save_member(member: Member, folder: Path, *, force: bool) -> Artifact:
+def save_member(member: Member, folder: Path, *, force: bool, with_samples: bool = False) -> Artifact:
     """Pack a member with its evidence, program and golden outputs, and load it back."""
     program = member.candidate.program
     target = resolve_target(member.candidate.recipe.target)
@@ -31,7 +36,7 @@ def save_member(member: Member, folder: Path, *, force: bool) -> Artifact:
         signature=program.signature,
         deploys=[DeployFile(target, member.candidate.lowered.model, _precision(member))],
         recipe=member.candidate.recipe.to_toml(),
-        evidence=_evidence(member),
+        evidence=_evidence(member, with_samples=with_samples),
         program_writer=lambda inner: save_program(program, inner),
         golden=_golden(program, member.candidate.recipe.seed),
         force=force,
@@ -41,15 +46,41 @@ def save_member(member: Member, folder: Path, *, force: bool) -> Artifact:
 
 def _precision(member: Member) -> str:
     steps = member.candidate.recipe.steps
-    return "mixed" if any(getattr(step, "skip", ()) for step in steps) else "int8" if steps else "float32"
+    if not steps:
+        return member.candidate.target.precision
+    return "mixed" if any(getattr(step, "skip", ()) for step in steps) else "int8"
 
 
-def _evidence(member: Member) -> dict[str, Any]:
-    """Groups of the evidence file; what this version does not test is absent, not empty."""
+def report_facts(front: Front, *, with_samples: bool) -> dict[str, Any]:
+    """What the report of the best member is written from, before it is saved; see ``reporting.html.artifact_facts``."""
+    best = front.best
+    program = best.candidate.program
     return {
+        "name": program.name,
+        "signature": program.signature.to_json(),
+        "targets": [{"target": best.candidate.recipe.target, "precision": _precision(best)}],
+        "size_bytes": best.size_bytes,
+        "recipe": best.candidate.recipe.to_toml(),
+        "digests": {"program": program.digest},
+        "evidence": json.loads(canonical_json(_evidence(best, with_samples=with_samples))),
+    }
+
+
+def _evidence(member: Member, *, with_samples: bool) -> dict[str, Any]:
+    """Groups of the evidence file; what this version does not test is absent, not empty.
+
+    Pictures of samples are the user's data: only ``with_samples`` lets them in.
+    """
+    task = {key: value for key, value in member.evidence.items() if key not in _GROUPS}
+    groups = {key: member.evidence[key] for key in _GROUPS if key in member.evidence}
+    if not with_samples:
+        groups.pop("lost_samples", None)
+    return {
+        "member": member.name,
         "status": member.status,
         "reasons": list(member.reasons),
-        "task": dict(member.evidence),
+        "task": task,
+        **groups,
         "verdict": member.verdict.to_json() if member.verdict else None,
         "claims": [result.to_json() for result in member.clauses],
         "metric_value": member.metric_value,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,10 @@ from gossamer.artifacts import Artifact
 from gossamer.core.errors import ArtifactError, ModelError, OptionError
 from gossamer.core.runnable import Executable
 from gossamer.core.specs import Signature
+from gossamer.runtimes import resolve_target
 from gossamer.verification.inputs import Case
 from gossamer.verification.parity import Parity, compare_runnables
-from gossamer.verification.policies import FP32, INT8
+from gossamer.verification.policies import BF16, FP32, INT8, Policy
 from gossamer.verification.verdict import Verdict, decide
 
 if TYPE_CHECKING:
@@ -38,7 +40,10 @@ def recheck(artifact: Artifact, against: Any, data: Any, options: Mapping[str, A
         raise OptionError("verifying an artifact", got=got, expected=expected)
     artifact.verify_integrity()
     parity = _replay(artifact)
-    if against is None or parity.verdict == "rejected":
+    if parity.verdict == "rejected":
+        verdict = decide(parity)
+        return replace(verdict, reasons=(*verdict.reasons, *_first_diverging_node(artifact, parity)))
+    if against is None:
         return decide(parity)
     return _against_original(artifact, parity, against, data, options)
 
@@ -49,14 +54,34 @@ def _replay(artifact: Artifact) -> Parity:
     if golden is None:
         raise ArtifactError(f"verifying {artifact.folder}", got="no golden data", expected="evidence/golden.npz")
     recorded = _Recorded(artifact, golden.outputs)
-    (entry,) = artifact.manifest.targets.values()
-    policy = FP32 if entry.precision == "float32" else INT8
     executable = artifact.open()
     try:
         case = Case("golden", "real", golden.inputs)
-        return compare_runnables(recorded, executable, [case], policy, decisions=())
+        return compare_runnables(recorded, executable, [case], _policy(artifact), decisions=())
     finally:
         executable.close()
+
+
+def _policy(artifact: Artifact) -> Policy:
+    (entry,) = artifact.manifest.targets.values()
+    return {"float32": FP32, "bfloat16": BF16}.get(entry.precision, INT8)
+
+
+def _first_diverging_node(artifact: Artifact, parity: Parity) -> tuple[str, ...]:
+    """Where the file leaves its program on this machine; nothing where torch, which runs programs, is not installed."""
+    if find_spec("torch") is None:
+        return ()
+    from gossamer.program.storage import load_program
+    from gossamer.search.diagnosis import diagnose_lowered
+
+    golden = artifact.golden
+    assert golden is not None
+    (entry,) = artifact.manifest.targets.values()
+    cases = [Case("golden", "real", golden.inputs)]
+    program, target = load_program(artifact.folder / "program"), resolve_target(entry.target)
+    return (
+        str(diagnose_lowered(program, target, cases, _policy(artifact), model=artifact.deploy_file(), parity=parity)),
+    )
 
 
 class _Recorded:

@@ -15,6 +15,7 @@ from gossamer.core.errors import DataError, ModelError, OptionError
 from gossamer.core.progress import Progress
 from gossamer.core.target import Target
 from gossamer.datasets.samples import UNNAMED, Samples, split_by_digest
+from gossamer.datasets.selection import choose_calibration
 from gossamer.datasets.sources import read_samples
 from gossamer.frontends import read_model
 from gossamer.metrics import METRICS, resolve_metric
@@ -116,7 +117,7 @@ def read_budget(text: str, metric: Metric) -> Budget:
     }
     budget = parse_budget(text, plain, METRICS, figures)
     for clause in budget.clauses:
-        if clause.kind in ("metric", "metric drop", "worst class metric drop") and clause.quantity != plain:
+        if clause.kind.removesuffix(" drop").endswith("metric") and clause.quantity != plain:
             raise OptionError(
                 f"reading the budget {text!r}",
                 got=f"a limit on {clause.quantity}",
@@ -158,9 +159,9 @@ def _split(
 
 
 def _to_calibrate(samples: Samples, seed: int) -> Samples:
-    """At most 512 of these samples, drawn at random, without labels: so their digest does not depend on labels."""
-    drawn = replace(samples.shuffled(seed), labels=None)
-    return drawn.take(np.arange(min(len(drawn), MAX_CALIBRATION)))
+    """At most 512 of these samples, every class in proportion; without labels, which ranges do not depend on."""
+    chosen = choose_calibration(len(samples), samples.labels, seed, MAX_CALIBRATION)
+    return replace(samples.take(chosen), labels=None)
 
 
 def _require_enough(samples: Samples, count: int) -> None:
@@ -196,7 +197,8 @@ def _calibration_of(recipe: Recipe, samples: Samples) -> Samples:
     """The samples that the recipe was made with: these, or what a search takes of them to calibrate."""
     if not recipe.data_digest:
         return samples
-    candidates = [replace(samples, labels=None), _to_calibrate(samples, recipe.seed)]
+    plain = replace(samples, labels=None)
+    candidates = [plain, _to_calibrate(samples, recipe.seed), _to_calibrate(plain, recipe.seed)]
     if len(samples) >= MIN_SAMPLES * 3:
         candidates.append(_to_calibrate(split_by_digest(samples, _SHARES)["calibrate"], recipe.seed))
     for candidate in candidates:

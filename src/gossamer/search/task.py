@@ -19,6 +19,7 @@ from gossamer.lowering import Lowered
 from gossamer.metrics.base import Metric
 from gossamer.program.program import Program
 from gossamer.runtimes import lower_for, open_executable
+from gossamer.techniques.base import Technique
 from gossamer.techniques.recipe import Recipe
 
 PREDICT_BATCH = 100
@@ -60,11 +61,12 @@ class Candidate:
     """A program lowered for the target.
 
     Attributes:
-        name: for tables: ``fp32``, ``int8``, ``int8, 2 layers in float``.
+        name: for tables: ``fp32``, ``bf16``, ``int8``, ``int8, 2 layers in float``.
         program: what was lowered.
         recipe: how it was made from the original.
         lowered: file bytes and name map.
         path: the file in the working folder.
+        target: the task's, or that in another float precision.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Candidate:
     recipe: Recipe
     lowered: Lowered
     path: Path
+    target: Target
 
     @property
     def size_bytes(self) -> int:
@@ -79,20 +82,24 @@ class Candidate:
         return len(self.lowered.model)
 
 
-def lower_candidate(task: Task, name: str, program: Program, recipe: Recipe) -> Candidate:
-    """Lower a program for the task's target and write the file into the working folder."""
-    lowered = lower_for(task.target, program)
+def lower_candidate(
+    task: Task, name: str, program: Program, steps: tuple[Technique, ...] = (), target: Target | None = None
+) -> Candidate:
+    """Lower a program for a target, by default the task's, and write the file into the working folder."""
+    target = target or task.target
+    lowered = lower_for(target, program)
     path = task.folder / f"{program.digest[:24]}.onnx"
     path.write_bytes(lowered.model)
-    return Candidate(name, program, recipe, lowered, path)
+    recipe = Recipe(steps, task.seed, str(target), task.calibrate.digest if steps else "")
+    return Candidate(name, program, recipe, lowered, path, target)
 
 
-def open_candidate(task: Task, candidate: Candidate, *, batch: int | None = None) -> Executable:
+def open_candidate(candidate: Candidate, *, batch: int | None = None) -> Executable:
     """Open a candidate's file, with its batch fixed if one is given."""
     specs = candidate.program.signature
     first = specs.inputs[0].shape[0]
     dims = {first: batch} if batch is not None and isinstance(first, str) else {}
-    return open_executable(candidate.path, specs, task.target, dims=dims)
+    return open_executable(candidate.path, specs, candidate.target, dims=dims)
 
 
 def predict(runnable: Runnable, samples: Samples) -> dict[str, np.ndarray]:

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 from gossamer.techniques.base import Technique, parse_technique_text
+from gossamer.techniques.quantize.equalize import Equalize
 from gossamer.techniques.quantize.int8 import Int8
+from gossamer.techniques.quantize.smooth import Smooth
 
-TECHNIQUES: Mapping[str, type[Technique]] = {"int8": Int8}
+TECHNIQUES: Mapping[str, type[Technique]] = {"int8": Int8, "equalize": Equalize, "smooth": Smooth}
 """Every technique by the name it has in recipes."""
 
 

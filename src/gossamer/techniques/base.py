@@ -2,7 +2,8 @@
 
     int8{observer=percentile,skip=conv1|fc}
 
-An option's type is that of its default: a whole number, a number, a text, or a tuple of texts written ``a|b``.
+An option's type is that of its default: a whole number, a number, a text, a tuple of texts written ``a|b``, or a choice
+written ``on`` or ``off``.
 """
 
 from __future__ import annotations
@@ -81,7 +82,22 @@ def parse_technique_text(text: str, table: Mapping[str, type[Technique]]) -> Tec
     return technique(**options)
 
 
+def check_globs(technique: str, option: str, globs: tuple[str, ...]) -> None:
+    """Raise ``OptionError`` unless the globs can be written in the text of a recipe and read back."""
+    if isinstance(globs, str) or not all(re.fullmatch(r"[^\s,|]([^,|\n]*[^\s,|])?", glob) for glob in globs):
+        raise OptionError(
+            f"checking the options of {technique}",
+            got=f"{option}={globs!r}",
+            expected="globs of sites, without ',' and '|'",
+        )
+
+
+_SWITCH = {"on": True, "off": False}
+
+
 def _option_text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return "|".join(value) if isinstance(value, tuple) else str(value)
 
 
@@ -90,6 +106,10 @@ def _option_value(text: str, default: Any, doing: str) -> Any:
         return tuple(part.strip() for part in text.split("|") if part.strip())
     if isinstance(default, str):
         return text
+    if isinstance(default, bool):
+        if text not in _SWITCH:
+            raise OptionError(doing, got=text, expected="on or off")
+        return _SWITCH[text]
     try:
         return type(default)(text)
     except ValueError as error:

@@ -10,6 +10,9 @@ import numpy as np
 _JACKKNIFE_GROUPS = 200
 """The acceleration is a third moment: leaving out one of 200 groups estimates it as well as leaving out each sample."""
 
+_TAIL_RESAMPLES = 20
+"""Where a tail holds fewer resamples than this, its quantile says little, and the normal interval counts as well."""
+
 
 def bca_interval(
     statistic: Callable[[np.ndarray], float],
@@ -66,5 +69,8 @@ def _bca(estimate: float, replicates: np.ndarray, left_out: np.ndarray, alpha: f
     for probability in (alpha, 1 - alpha):
         z = bias + normal.inv_cdf(probability)
         ends.append(normal.cdf(bias + z / (1 - acceleration * z)) if acceleration * z < 1 else float(z > 0))
-    low, high = np.quantile(replicates, ends)
-    return float(low), float(high)
+    low, high = (float(bound) for bound in np.quantile(replicates, ends))
+    if alpha * count < _TAIL_RESAMPLES:
+        reach = normal.inv_cdf(1 - alpha) * float(replicates.std())
+        low, high = min(low, estimate - reach), max(high, estimate + reach)
+    return low, high

@@ -99,3 +99,15 @@ def count_flips(
         both_wrong=int(np.sum(~before & ~after)),
         changed=changed,
     )
+
+
+def decisions(output: np.ndarray) -> np.ndarray:
+    """What an output decides: the class of the largest score where it has a class axis, else its values.
+
+    The class axis of floats is the last one, or axis 1 with four axes and more: (samples, classes, height, width).
+    """
+    output = np.asarray(output)
+    axis = 1 if output.ndim >= 4 else -1
+    if not np.issubdtype(output.dtype, np.floating) or output.ndim < 2 or output.shape[axis] < 2:
+        return output
+    return output.argmax(axis=axis)

@@ -20,6 +20,11 @@ REAL_BATCH = 8
 LARGE_BATCH = 13
 """Prime, so that no vector width or unrolling divides it."""
 
+FAINT, AMPLIFIED = 1e-2, 1e4
+"""Factors of the cases that show what hides at the data's own size: an epsilon below a root, an overflow."""
+
+CaseKind = Literal["real", "shape", "faint", "stress"]
+
 
 @dataclass(frozen=True)
 class Case:
@@ -27,12 +32,14 @@ class Case:
 
     Attributes:
         name: for reports, ``real 0-7``, ``batch=1``, ``zeros``.
-        kind: ``real`` samples decide on agreement; ``shape`` cases look for other sizes and degenerate values.
+        kind: ``real`` samples decide on agreement; ``shape`` cases look for other sizes and degenerate values; ``faint``
+            ones are so small that rounding of real size is large beside them, ``stress`` ones so large that rounding is
+            amplified.
         inputs: arrays by name, within the declared dtypes and ranges.
     """
 
     name: str
-    kind: Literal["real", "shape"]
+    kind: CaseKind
     inputs: Mapping[str, np.ndarray]
 
 
@@ -42,12 +49,13 @@ def parity_cases(
     """Real samples, and shapes and values that the data lack, for comparing a model before and after lowering.
 
     Real cases: ``count`` samples by seeded choice, in batches of 8 where the batch may vary. Shape cases: batch 1, 2
-    and 13; the smallest size of every other named dim and one half as large again as the data's, by cropping and
-    repeating real samples; the upper end of every range, where the inputs stay small there; float inputs constant, all
-    zero, and the real samples of largest magnitude. Every case stays in the declared ranges, and inputs that share a
-    named dim change together. Integer inputs only hold values seen in the data, and masks (two values or fewer) are
-    never made constant: indices and masks that no data have would compare undefined behaviour. Random normal inputs are
-    not used: they pass models that are wrong on real ones.
+    and 13; the smallest size of every other named dim, one more than the data's (odd where that is even) and one half as
+    large again, by cropping and repeating real samples; the upper end of every range, where the inputs stay small there;
+    float inputs constant, all zero, and the real samples of largest magnitude; masks of 0 and 1 with their tail at 0.
+    A faint case holds float inputs a hundredth as large, a stress case ten thousand times as large. Every case stays in the
+    declared ranges, and inputs that share a named dim change together. Otherwise integer inputs only hold values seen in
+    the data, and masks (two values or fewer) are never made constant: indices and masks that no data have would compare
+    undefined behaviour. Random normal inputs are not used: they pass models that are wrong on real ones.
 
     Args:
         signature: of the model.
@@ -91,7 +99,7 @@ class _Plan:
             if name in self.batch_dims:
                 wanted = [self._clamp(name, value) for value in (1, 2, LARGE_BATCH)]
             else:
-                wanted = [self._clamp(name, 1), self._clamp(name, size + (size + 1) // 2)]
+                wanted = [self._clamp(name, value) for value in (1, size + 1, size + (size + 1) // 2)]
                 wanted = [value for value in wanted if value != size]
             _, high = self.signature.dims.get(name, (1, None))
             if (
@@ -104,14 +112,19 @@ class _Plan:
                 yield self._case(f"{name}={value}", "shape", {**small, name: value})
 
     def value_cases(self) -> Iterator[Case]:
-        """Constant, zero and large values at the data's size."""
+        """Constant, zero, small and large values, and masked tails, at the data's size."""
         small = self._small()
         plain = self._case("constant", "shape", small)
         yield self._replaced(plain, "constant", lambda array, seen: np.full_like(array, _middle(seen)), integers=True)
+        if masks := {name: _tail_masked(array) for name, array in plain.inputs.items() if _is_mask(array)}:
+            yield Case("padded", "shape", {**plain.inputs, **masks})
         if not any(np.issubdtype(array.dtype, np.floating) for array in plain.inputs.values()):
             return
         yield self._replaced(plain, "zeros", lambda array, _: np.zeros_like(array))
-        yield self._case("largest", "shape", small, order=self._largest_first())
+        yield self._replaced(plain, "faint", lambda array, _: _scaled(array, FAINT), kind="faint")
+        largest = self._case("largest", "shape", small, order=self._largest_first())
+        yield largest
+        yield self._replaced(largest, "amplified", lambda array, _: _scaled(array, AMPLIFIED), kind="stress")
 
     def _replaced(
         self,
@@ -119,6 +132,7 @@ class _Plan:
         name: str,
         change: Callable[[np.ndarray, np.ndarray], np.ndarray],
         *,
+        kind: CaseKind = "shape",
         integers: bool = False,
     ) -> Case:
         inputs = {}
@@ -127,12 +141,12 @@ class _Plan:
             is_float = np.issubdtype(array.dtype, np.floating)
             touched = is_float or (integers and len(np.unique(seen)) > 2)
             inputs[key] = change(array, seen) if touched else array
-        return Case(name, "shape", inputs)
+        return Case(name, kind, inputs)
 
     def _case(
         self,
         name: str,
-        kind: Literal["real", "shape"],
+        kind: CaseKind,
         sizes: Mapping[str, int],
         *,
         start: int = 0,
@@ -270,6 +284,24 @@ def _rows_of(spec: TensorSpec, real: Mapping[str, np.ndarray]) -> np.ndarray:
             doing, got=f"{array.dtype}{list(array.shape)}", expected=f"{spec}, samples on axis 0, not empty"
         )
     return array
+
+
+def _scaled(array: np.ndarray, factor: float) -> np.ndarray:
+    """The array times a factor, within what its dtype holds."""
+    limits = np.finfo(array.dtype)
+    return np.clip(array.astype(np.float64) * factor, limits.min, limits.max).astype(array.dtype)
+
+
+def _is_mask(array: np.ndarray) -> bool:
+    """Whether an integer or boolean input holds nothing but 0 and 1, with 1 at the start of every row."""
+    return array.ndim > 1 and array.dtype.kind in "bi" and bool(np.isin(array, (0, 1)).all() and array[..., 0].all())
+
+
+def _tail_masked(array: np.ndarray) -> np.ndarray:
+    """A copy whose last third along the last axis is 0; the first entry stays."""
+    masked = array.copy()
+    masked[..., max(1, array.shape[-1] * 2 // 3) :] = 0
+    return masked
 
 
 def _middle(seen: np.ndarray) -> float | int:

@@ -7,6 +7,7 @@ samples in all; the drop is (b - c) / n. Functions take and return shares, not p
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -68,6 +69,7 @@ def shows_larger_drop(b: int, c: int, n: int, drop: float, alpha: float = 0.05) 
     return shows_smaller_drop(c, b, n, -drop, alpha)
 
 
+@lru_cache(maxsize=4096)  # classes and simulations ask for the same few counts again and again
 def drop_upper_bound(b: int, c: int, n: int, alpha: float = 0.05) -> float:
     """Upper confidence bound of the drop at one-sided level ``alpha``: the score test turned round.
 
@@ -105,6 +107,41 @@ def wilson_interval(hits: int, n: int, confidence: float = 0.95) -> tuple[float,
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     reach = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     return (0.0 if hits == 0 else max(centre - reach, 0.0)), (1.0 if hits == n else min(centre + reach, 1.0))
+
+
+def share_interval(count: int, n: int, alpha: float = 0.05) -> tuple[float, float]:
+    """Exact (Clopper-Pearson) bounds of a share, each at one-sided level ``alpha``: the binomial test turned round."""
+    return 1 - _share_upper_bound(n - count, n, alpha), _share_upper_bound(count, n, alpha)
+
+
+@lru_cache(maxsize=4096)
+def _share_upper_bound(count: int, n: int, alpha: float) -> float:
+    """The share at which ``count`` hits or fewer of ``n`` have chance ``alpha``."""
+    if count == n:
+        return 1.0
+    ways = np.cumsum(np.concatenate([[0.0], np.log(np.arange(n, n - count, -1)) - np.log(np.arange(1, count + 1))]))
+    hits = np.arange(count + 1)
+
+    def chance(share: float) -> float:
+        return float(np.exp(ways + hits * math.log(share) + (n - hits) * math.log1p(-share)).sum())
+
+    low, high = count / n, 1.0
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (low, middle) if chance(middle) <= alpha else (middle, high)
+    return high
+
+
+def share_samples_needed(limit: float, share: float, *, alpha: float = 0.05, power: float = 0.8) -> int | None:
+    """Samples with which ``share_interval`` leaves ``limit`` outside with probability ``power``; both are shares.
+
+    ``None`` where they are equal, since no number of samples tells them apart.
+    """
+    if limit == share:
+        return None
+    spreads = math.sqrt(limit * (1 - limit)), math.sqrt(share * (1 - share))
+    root = (normal_quantile(1 - alpha) * spreads[0] + normal_quantile(power) * spreads[1]) / abs(limit - share)
+    least = math.log(alpha) / math.log1p(-limit) if share < limit < 1 else 1
+    return math.ceil(max(root * root, least))
 
 
 def samples_needed(

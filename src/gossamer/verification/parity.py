@@ -11,7 +11,7 @@ import numpy as np
 
 from gossamer.core.errors import DataError
 from gossamer.core.runnable import Runnable
-from gossamer.verification.inputs import Case
+from gossamer.verification.inputs import Case, CaseKind
 from gossamer.verification.paired import wilson_interval
 from gossamer.verification.policies import Policy
 
@@ -24,7 +24,7 @@ class OutputError:
 
     Attributes:
         case: name of the case.
-        kind: ``real`` or ``shape``.
+        kind: that of the case.
         output: name of the output.
         bitwise: equal bit by bit.
         not_finite: NaN or infinity where the reference has a finite value, or (real cases) the other way round.
@@ -40,7 +40,7 @@ class OutputError:
     """
 
     case: str
-    kind: Literal["real", "shape"]
+    kind: CaseKind
     output: str
     bitwise: bool
     not_finite: int
@@ -115,7 +115,7 @@ class Parity:
     doubts: tuple[str, ...] = ()
     fingerprints: Mapping[str, str] = field(default_factory=dict)
 
-    def worst(self, kind: Literal["real", "shape"] = "real") -> OutputError | None:
+    def worst(self, kind: CaseKind = "real") -> OutputError | None:
         """The comparison with the lowest signal-to-noise ratio among cases of this kind."""
         return min((error for error in self.errors if error.kind == kind), key=lambda e: e.sqnr_db, default=None)
 
@@ -164,8 +164,9 @@ def compare_runnables(
 
     Real cases must keep all bounds of the policy, shape cases its tensor bounds (or only ``shape_sqnr_db`` where the
     policy has one). A shape case whose reference is nearly zero, max|ref| below ``tie_margin`` times that of the real
-    cases, has no meaningful ratio: its max|d| is judged on the scale of the real cases. Where the reference of a shape
-    case is itself not finite, nothing is compared.
+    cases, has no meaningful ratio: its max|d| is judged on the scale of the real cases, as that of faint cases. Stress cases must only stay
+    finite where the reference does (all of it bitwise under ``exact``). Where the reference of a shape or stress case is
+    itself not finite, nothing is compared.
 
     Agreement is the observed share over all real cases, ties aside, so below 100 decisions a single changed one
     rejects under "99 %"; the Wilson interval beside it says how little 32 of 32 prove.
@@ -203,7 +204,7 @@ def compare_runnables(
             errors.append(item)
             if case.kind == "real":
                 scales[item.output] = max(scales.get(item.output, 0.0), item.scale)
-            if reason := _out_of_bounds(item, policy, scales.get(item.output, 0.0), wanted[item.output].dtype):
+            if reason := beyond(item, policy, scales.get(item.output, 0.0), wanted[item.output].dtype):
                 failures.append(_Failure(case.name, item.output, reason))
     agreement = _agreement(errors)
     failures += _agreement_failures(agreement, errors, policy)
@@ -235,7 +236,7 @@ def tensor_error(case: Case, output: str, wanted: np.ndarray, got: np.ndarray) -
     reference, other = wanted.astype(np.float64), got.astype(np.float64)
     both = np.isfinite(reference) & np.isfinite(other)
     broken = ~both & ~(reference == other) & ~(np.isnan(reference) & np.isnan(other))
-    if case.kind == "shape":
+    if case.kind != "real":
         broken &= np.isfinite(reference)
     reference, other = reference[both], other[both]
     delta = other - reference
@@ -316,8 +317,15 @@ def _compare_case(
         yield replace(error, decisions=counted[0], agreed=counted[1], ties=counted[2])
 
 
-def _out_of_bounds(error: OutputError, policy: Policy, real_scale: float, dtype: np.dtype) -> str:
-    """Why the tensor is not acceptable, or an empty text."""
+def beyond(error: OutputError, policy: Policy, real_scale: float, dtype: np.dtype) -> str:
+    """Why a tensor is not acceptable under a policy, or an empty text.
+
+    Args:
+        error: its statistics.
+        policy: the bounds.
+        real_scale: largest |reference| of this output on real cases.
+        dtype: of the reference; whole numbers have no bound here.
+    """
     where = f"{error.case}, output {error.output}"
     if error.not_finite:
         return f"{where}: {error.not_finite} values are NaN or infinite on one side only"
@@ -325,12 +333,13 @@ def _out_of_bounds(error: OutputError, policy: Policy, real_scale: float, dtype:
         return "" if error.bitwise else f"{where}: not bitwise equal, max |d| {error.max_abs:.3g}"
     if not np.issubdtype(dtype, np.floating):
         return ""
-    if error.kind == "shape" and error.scale < policy.tie_margin * real_scale:
+    if error.kind == "faint" or (error.kind == "shape" and error.scale < policy.tie_margin * real_scale):
         bound = policy.scaled_max or 10 ** (-(policy.sqnr_db or 0.0) / 20)
         small = error.max_abs <= bound * real_scale
         return "" if small else f"{where}: max |d| {error.max_abs:.3g} > {bound:g} of the scale of real cases"
-    if error.kind == "shape" and policy.shape_sqnr_db is not None:
-        bounds = [("SQNR [dB]", -error.sqnr_db, -policy.shape_sqnr_db)]
+    least = {"shape": policy.shape_sqnr_db, "stress": policy.stress_sqnr_db}.get(error.kind)
+    if least is not None:
+        bounds = [("SQNR [dB]", -error.sqnr_db, -least)]
     else:
         sqnr = None if policy.sqnr_db is None else -policy.sqnr_db
         bounds = [
@@ -389,7 +398,7 @@ def _repeat(
                 failures.append(item)
             elif not item.bitwise:
                 doubts.append(f"{case.name}: the {side} gives another {item.output} when run again")
-                if _out_of_bounds(item, policy, 0.0, earlier[item.output].dtype):
+                if beyond(item, policy, 0.0, earlier[item.output].dtype):
                     failures.append(_Failure(case.name, item.output, doubts[-1]))
     return tuple(doubts), failures
 

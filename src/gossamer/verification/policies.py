@@ -22,8 +22,11 @@ class Policy:
         scaled_max: upper bound of max|d| / max|ref|.
         sqnr_db: lower bound of 10 log10(|ref|^2 / |d|^2).
         shape_sqnr_db: the only numeric bound on shape cases (zeros, constants, other sizes), in place of the others.
+        stress_sqnr_db: the only numeric bound on stress cases, where rounding is amplified but nonsense is still nonsense.
         agreement: least share of decisions on real cases that stay, ties aside.
         tie_margin: a decision whose top-2 margin is below this share of max|ref| is a tie.
+        steps: node by node on reference integers: a quantized value may be off by so many steps of its grid, ...
+        step_share: ... on this share of its elements.
     """
 
     name: str
@@ -32,8 +35,11 @@ class Policy:
     scaled_max: float | None = None
     sqnr_db: float | None = None
     shape_sqnr_db: float | None = None
+    stress_sqnr_db: float = 10.0
     agreement: float = 1.0
     tie_margin: float = 0.0
+    steps: int | None = None
+    step_share: float = 0.0
 
     def loosened(self, weighted_ops: int) -> Policy:
         """The policy for a network of this depth: fp32 bounds grow with sqrt(weighted ops / 50) beyond 50."""
@@ -52,7 +58,7 @@ FP32 = Policy("fp32", relative_l2=1e-5, scaled_max=1e-4, agreement=1.0, tie_marg
 # A tie is what one step of the format decides: 2^-7 is the spacing of bfloat16 below 1, and of 8-bit codes on [-1, 1].
 BF16 = Policy("bf16", sqnr_db=30.0, scaled_max=3e-2, agreement=0.99, tie_margin=2**-7)
 FP16 = replace(BF16, name="fp16")
-INT8 = Policy("int8", sqnr_db=25.0, shape_sqnr_db=10.0, agreement=0.99, tie_margin=2**-7)
+INT8 = Policy("int8", sqnr_db=25.0, shape_sqnr_db=10.0, agreement=0.99, tie_margin=2**-7, steps=1, step_share=1e-3)
 
 POLICIES: Mapping[str, Policy] = {policy.name: policy for policy in (EXACT, FP32, BF16, FP16, INT8)}
 

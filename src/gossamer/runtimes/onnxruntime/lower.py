@@ -3,7 +3,7 @@
 from gossamer.lowering import Lowered, LoweringOptions, lower_to_onnx
 from gossamer.program.program import Program
 
-OPTIONS = LoweringOptions(input_channel_multiple=4)
+OPTIONS = LoweringOptions(input_channel_multiple=4, shield_float_layers=True)
 """Integer convolutions have a fast kernel from four input channels on."""
 
 FILE_NAME = "model.onnx"

@@ -1,8 +1,8 @@
 """What OpenVINO really runs: the graph after its rewrites, with kernel and precision of every operation. Torch-free.
 
 OpenVINO keeps the names of the nodes that an operation came from (``originalLayersNames``), folds weights and biases
-into names of its own (``conv1/WithoutBiases``). An operation that took in a batch norm, or the model's last one, has
-the name of the last node only.
+into names of its own (``conv1/WithoutBiases``). An operation that took in a batch norm has the name of the last
+node only, and the model's last one that of the output: such layers are looked for a little behind, and then in order.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from gossamer.core.target import Target
 from gossamer.runtimes.openvino.runtime import OpenVinoExecutable
 
 _INTEGER = frozenset({"i8", "u8"})
-COMPUTING = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "Gather", "RNNSeq"})
+_WEIGHTED = frozenset({"Convolution", "Deconvolution", "FullyConnected"})
+COMPUTING = _WEIGHTED | {"MatMul", "Gather", "RNNSeq"}
 """Operations with a weight, and the lookup of rows."""
 
 _REACH = 3
@@ -131,8 +132,7 @@ def layer_operations(
     order = list(name_map)
     found: dict[str, Operation] = {}
     for layer, node in layers.items():
-        names = [name.removesuffix("/output") for name in name_map.get(node, ())]
-        known = [computing[name] for name in names if name in computing]
+        known = [computing[name] for name in name_map.get(node, ()) if name in computing]
         found.update({layer: known[0]} if known else {})
     for layer, node in layers.items():
         if layer not in found and node in name_map:
@@ -140,4 +140,6 @@ def layer_operations(
             names = [name for follower in behind for name in name_map[follower]]
             free = [computing[name] for name in names if name in computing and computing[name] not in found.values()]
             found.update({layer: free[0]} if free else {})
-    return found
+    missing = [layer for layer in layers if layer not in found]
+    left = [one for one in operations if one.kind in _WEIGHTED and one not in found.values()]
+    return found | (dict(zip(missing, left, strict=True)) if len(missing) == len(left) else {})

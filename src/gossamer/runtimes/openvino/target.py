@@ -9,7 +9,10 @@ CPU = TargetFacts(
         activation=Scheme("uint8", symmetric=False),
         weight=Scheme("int8", symmetric=True),
         ops={
-            "conv": OpPlacement(inputs=True, output=False),
+            # The sum of a residual block is fused into the convolution before it: no pair between the two, and the
+            # other term in integers already. On ResNet-56 1.07x of a placement with float residuals, 1.2x of pairs
+            # around the sum.
+            "conv": OpPlacement(inputs=True, output=False, shared=True),
             "linear": OpPlacement(inputs=True, output=False),
             "embedding": OpPlacement(inputs=False, output=False, weight="tensor"),
         },

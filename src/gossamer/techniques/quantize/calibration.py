@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,47 +10,117 @@ import torch
 from torch import Tensor, fx
 
 from gossamer.core.errors import DataError
-from gossamer.numerics.quantizers import histogram_error
+from gossamer.numerics.quantizers import histogram_divergence, histogram_error
 from gossamer.program.interpreter import execute
 from gossamer.program.program import Program
 
-OBSERVERS = ("minmax", "percentile", "mse")
+OBSERVERS = ("minmax", "percentile", "mse", "entropy")
 
 _BINS = 2048
 _BATCH = 32
+_LEVELS = 256
 _MSE_STEPS = 40
 _MSE_SMALLEST = 0.3
+_ENTROPY_STEPS = 113
 
 
 @dataclass
-class _Histogram:
-    """Counts of a value's elements between its extremes."""
+class Histogram:
+    """Counts of a value's elements between its extremes, in 2048 bins; all 0 where the value never changes."""
 
     lowest: float
     highest: float
     counts: Tensor
 
+    @classmethod
+    def of(cls, values: Tensor) -> Histogram:
+        """Of one tensor."""
+        lowest, highest = (float(end) for end in torch.aminmax(values))
+        histogram = cls(lowest, highest, torch.zeros(_BINS, dtype=torch.float64))
+        histogram.add(values)
+        return histogram
 
-def observe_ranges(
-    program: Program, inputs: Mapping[str, np.ndarray], values: Collection[fx.Node], observer: str, percentile: float
-) -> dict[fx.Node, tuple[float, float]]:
-    """Smallest and largest real value that each grid has to hold.
+    def add(self, values: Tensor) -> None:
+        """Count values that lie between the extremes."""
+        if self.highest > self.lowest:
+            self.counts += torch.histc(values.float(), _BINS, self.lowest, self.highest).double()
 
-    Two passes over the data: extremes first, then histograms between them (not needed for ``minmax``).
+    def range(self, observer: str, percentile: float) -> tuple[float, float]:
+        """Smallest and largest real value that the grid has to hold.
+
+        Args:
+            observer: ``minmax``: the extremes. ``percentile``: cut so that this share of all elements lies inside, half
+                of the rest on each side. ``mse``: the shrunken range of least expected squared error. ``entropy``: the
+                shrunken range whose codes say most about the values, by Kullback-Leibler divergence.
+            percentile: share in percent, for that observer.
+        """
+        if observer == "minmax" or float(self.counts.sum()) == 0:
+            return self.lowest, self.highest
+        if observer == "percentile":
+            return self._percentile(percentile)
+        return self._least_error() if observer == "mse" else self._least_divergence()
+
+    def _edge(self, index: int) -> float:
+        """Real value at the lower end of a bin."""
+        return self.lowest + index * (self.highest - self.lowest) / _BINS
+
+    def _percentile(self, percentile: float) -> tuple[float, float]:
+        total = float(self.counts.sum())
+        outside = (1 - percentile / 100) / 2 * total
+        cumulative = torch.cumsum(self.counts, 0)
+        first = int(torch.searchsorted(cumulative, outside, right=True))
+        last = int(torch.searchsorted(cumulative, total - outside))
+        return self._edge(first), self._edge(min(last + 1, _BINS))
+
+    def _least_error(self) -> tuple[float, float]:
+        """Shrink both ends by one factor; which factor is a line search over the expected error."""
+        edges = (self.lowest, self.highest)
+
+        def error(share: float) -> float:
+            return histogram_error(self.counts, edges, edges[0] * share, edges[1] * share, levels=_LEVELS - 1)
+
+        best = min(torch.linspace(1.0, _MSE_SMALLEST, _MSE_STEPS).tolist(), key=error)
+        return edges[0] * best, edges[1] * best
+
+    def _least_divergence(self) -> tuple[float, float]:
+        """Shrink both ends by one factor, in whole bins, down to one bin a code.
+
+        Zeros are exact on every grid, and a spike of them behind a relu would drown all else: the bin that holds them
+        counts as much as its neighbours.
+        """
+        counts = self.counts.clone()
+        if self.lowest <= 0 <= self.highest:
+            zero = min(int(-self.lowest / (self.highest - self.lowest) * _BINS), _BINS - 1)
+            counts[zero] = counts[[index for index in (zero - 1, zero + 1) if 0 <= index < _BINS]].mean()
+
+        def window(share: float) -> tuple[int, int]:
+            return self._bin(self.lowest * share), self._bin(self.highest * share)
+
+        shares = torch.linspace(1.0, _LEVELS / _BINS, _ENTROPY_STEPS).tolist()
+        windows = [(start, stop) for start, stop in map(window, shares) if stop - start >= _LEVELS]
+        start, stop = min(windows, key=lambda ends: histogram_divergence(counts, *ends, levels=_LEVELS))
+        return self._edge(start), self._edge(stop)
+
+    def _bin(self, value: float) -> int:
+        """Index of the bin edge nearest to a value."""
+        return min(max(round((value - self.lowest) / (self.highest - self.lowest) * _BINS), 0), _BINS)
+
+
+def observe(
+    program: Program, inputs: Mapping[str, np.ndarray], values: Collection[fx.Node]
+) -> dict[fx.Node, Histogram]:
+    """Distributions of values on calibration data: two passes, extremes first, then the counts between them.
 
     Args:
         program: run in float by the reference interpreter.
         inputs: calibration inputs by name, first axis the samples.
         values: the nodes to observe.
-        observer: ``minmax``: the extremes; ``percentile``: cut so that this share of all elements lies inside, half of
-            the rest on each side; ``mse``: the shrunken range of least expected squared error.
-        percentile: share in percent, for that observer.
 
     Raises:
         DataError: a value is not finite on the calibration data, named with the node.
     """
     wanted = set(values)
-    extremes: dict[fx.Node, tuple[float, float]] = {}
+    found: dict[fx.Node, Histogram] = {}
 
     def see_extremes(node: fx.Node, value: Tensor) -> None:
         if node in wanted:
@@ -62,37 +132,35 @@ def observe_ranges(
                     expected="finite values on all calibration data",
                     try_="check the preprocessing of the data",
                 )
-            known = extremes.get(node, (low, high))
-            extremes[node] = min(low, known[0]), max(high, known[1])
-
-    _run(program, inputs, see_extremes)
-    if observer == "minmax":
-        return extremes
-    histograms = {
-        node: _Histogram(low, high, torch.zeros(_BINS, dtype=torch.float64)) for node, (low, high) in extremes.items()
-    }
+            known = found.setdefault(node, Histogram(low, high, torch.zeros(_BINS, dtype=torch.float64)))
+            known.lowest, known.highest = min(low, known.lowest), max(high, known.highest)
 
     def count(node: fx.Node, value: Tensor) -> None:
         if node in wanted:
-            histogram = histograms[node]
-            if histogram.highest > histogram.lowest:
-                histogram.counts += torch.histc(value.float(), _BINS, histogram.lowest, histogram.highest).double()
+            found[node].add(value)
 
-    _run(program, inputs, count)
-    choose = _least_error if observer == "mse" else lambda histogram: _percentile(histogram, percentile)
-    return {node: choose(histogram) for node, histogram in histograms.items()}
+    run_batches(program, inputs, see_extremes)
+    run_batches(program, inputs, count)
+    return found
 
 
-def _run(program: Program, inputs: Mapping[str, np.ndarray], observe) -> None:
+def run_batches(program: Program, inputs: Mapping[str, np.ndarray], see: Callable[[fx.Node, Tensor], None]) -> None:
+    """Run a program over samples in batches that it takes; ``see`` is shown every value."""
+    for batch in input_batches(program, inputs):
+        execute(program, batch, see)
+
+
+def input_batches(program: Program, inputs: Mapping[str, np.ndarray]) -> Iterator[dict[str, Tensor]]:
+    """Samples in batches that a program takes; where it takes no smaller one, the samples of the last are repeated."""
     count = len(next(iter(inputs.values())))
     low, high = _batch_range(program)
     size = min(_BATCH, high) if low <= _BATCH else low
     for start in range(0, count, size):
         batch = {name: array[start : start + size] for name, array in inputs.items()}
-        if min(size, count - start) < low:  # samples of the piece are repeated where the program takes no smaller batch
+        if min(size, count - start) < low:
             batch = {name: np.resize(array, (low, *array.shape[1:])) for name, array in batch.items()}
         checked = program.signature.check(batch)
-        execute(program, {name: torch.from_numpy(array) for name, array in checked.items()}, observe)
+        yield {name: torch.from_numpy(array) for name, array in checked.items()}
 
 
 def _batch_range(program: Program) -> tuple[int, int]:
@@ -102,28 +170,3 @@ def _batch_range(program: Program) -> tuple[int, int]:
         return first, first
     low, high = program.signature.dims.get(first, (1, None))
     return max(low, 1), _BATCH if high is None else high
-
-
-def _percentile(histogram: _Histogram, percentile: float) -> tuple[float, float]:
-    total = float(histogram.counts.sum())
-    if total == 0:
-        return histogram.lowest, histogram.highest
-    outside = (1 - percentile / 100) / 2 * total
-    cumulative = torch.cumsum(histogram.counts, 0)
-    width = (histogram.highest - histogram.lowest) / _BINS
-    first = int(torch.searchsorted(cumulative, outside, right=True))
-    last = int(torch.searchsorted(cumulative, total - outside))
-    return histogram.lowest + first * width, histogram.lowest + min(last + 1, _BINS) * width
-
-
-def _least_error(histogram: _Histogram) -> tuple[float, float]:
-    """Shrink both ends by one factor; which factor is a line search over the expected error."""
-    edges = (histogram.lowest, histogram.highest)
-    if float(histogram.counts.sum()) == 0:
-        return edges
-
-    def error(share: float) -> float:
-        return histogram_error(histogram.counts, edges, edges[0] * share, edges[1] * share, levels=255)
-
-    best = min(torch.linspace(1.0, _MSE_SMALLEST, _MSE_STEPS).tolist(), key=error)
-    return edges[0] * best, edges[1] * best

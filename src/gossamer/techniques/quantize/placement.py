@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 from torch import fx
 
+from gossamer.core.errors import UnsupportedOp
 from gossamer.core.names import select
-from gossamer.core.target import OpPlacement, QuantizerPlacement
+from gossamer.core.target import OpPlacement, QuantizerPlacement, Target
 from gossamer.program import dialect
 from gossamer.program.dialect import aten
 from gossamer.program.program import Program
@@ -43,6 +44,15 @@ class Placement:
     behind: dict[fx.Node, fx.Node] = field(default_factory=dict)
     before: dict[fx.Node, list[fx.Node]] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+
+
+def rules_of(target: Target) -> QuantizerPlacement:
+    """The quantizer rules of a target, which must have some."""
+    if target.facts.quantizers is None:
+        raise UnsupportedOp(
+            f"quantizing for {target}", got="a target without int8 kernels", expected="a target with them"
+        )
+    return target.facts.quantizers
 
 
 def weighted_sites(program: Program) -> dict[str, fx.Node]:
@@ -75,14 +85,17 @@ def place(program: Program, rules: QuantizerPlacement, skip: Collection[str] = (
         else:
             placement.layers[name] = node
     chosen = set(placement.layers.values())
+    islands = {_fused_end(sites[name], rules) for name in skipped}
     for node in program.call_nodes:
         rule = rules.ops.get(dialect.op_class(node))
         if node in chosen and rule is not None:
             _place_always(placement, rules, node, rule)
-        elif rule is not None and rule.when == "inputs_quantized" and _inputs_quantized(placement, node):
+        elif rule is not None and rule.when == "inputs_quantized" and _inputs_quantized(placement, node, islands):
             end = _fused_end(node, rules)
             same_grid = dialect.op_class(node) in _SAME_GRID and end is node
             placement.behind[end] = placement.behind[_activation_inputs(node)[0]] if same_grid else end
+        elif rule is not None and dialect.op_class(node) in _SAME_GRID and node.args[0] in islands:
+            islands.add(node)
     return placement
 
 
@@ -111,7 +124,10 @@ def is_constant(node: fx.Node) -> bool:
 def _place_always(placement: Placement, rules: QuantizerPlacement, node: fx.Node, rule: OpPlacement) -> None:
     source = node.args[0]
     assert isinstance(source, fx.Node)
-    if rule.inputs and source not in placement.behind:
+    if rule.inputs and rule.shared:
+        placement.before.pop(source, None)
+        placement.behind.setdefault(source, source)
+    elif rule.inputs and source not in placement.behind:
         placement.before.setdefault(source, []).append(node)
     if rule.output:
         end = _fused_end(node, rules)
@@ -142,12 +158,22 @@ def _activation_inputs(node: fx.Node) -> list[fx.Node]:
     return [used for used in node.all_input_nodes if isinstance(used.meta["value"], TensorValue)]
 
 
-def _inputs_quantized(placement: Placement, node: fx.Node) -> bool:
-    """Whether every tensor that ``node`` reads has a pair behind it; a stored tensor has none."""
+def _inputs_quantized(placement: Placement, node: fx.Node, islands: Collection[fx.Node]) -> bool:
+    """Whether every tensor that ``node`` reads comes from a pair; a stored tensor does not.
+
+    Beside one that does, what a layer excluded from int8 yields (``islands``), or what has a pair for another reader
+    already, gets a pair before ``node``: one layer in float shall not take all sums behind it along.
+    """
     inputs = _activation_inputs(node)
     plain = node.target is not aten.pad.default or _is_zero_pad(node)
     scaled = dialect.op_class(node) == "add" and len(inputs) < 2
-    return bool(inputs) and plain and not scaled and all(used in placement.behind for used in inputs)
+    quantized = [used for used in inputs if used in placement.behind]
+    rest = [used for used in inputs if used not in placement.behind]
+    if not quantized or not plain or scaled or not all(used in islands or used in placement.before for used in rest):
+        return False
+    for used in rest:
+        placement.before.setdefault(used, []).append(node)
+    return True
 
 
 def _is_zero_pad(node: fx.Node) -> bool:

@@ -1,0 +1,171 @@
+"""What the measured rows come to: each beside its limit, kept by model and runtime in one file, and printed.
+
+A row passes where the data show it, and an unstable comparison shows nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from gossamer.core.files import write_atomic
+from gossamer.core.units import format_amount
+
+LARGE = 10_000
+"""Test samples from which on the narrow limit of accuracy holds."""
+
+POINTS = {True: -0.5, False: -2.0}
+"""What the paired 95 % lower bound against the better peer may be, on large and on small test sets."""
+
+DIVERGENCE = 1.1
+"""On small sets: how much further from fp32 than the better peer's the outputs may be."""
+
+TIME = 1.05
+"""Upper bound of time beside the fastest peer, as a ratio."""
+
+FASTER_SHARE = 1 / 3
+"""Of the latency rows in which ours must be faster."""
+
+
+def accuracy_row(gain: Mapping[str, Any], divergence: float, peer_divergence: float) -> dict[str, Any]:
+    """The limit of accuracy against the better peer.
+
+    Args:
+        gain: ``entrants.difference`` of ours to the peer.
+        divergence: of ours from fp32.
+        peer_divergence: of the peer from fp32.
+    """
+    large = gain["n"] >= LARGE
+    ratio = divergence / peer_divergence if peer_divergence else float(divergence > 0) * float("inf")
+    near = large or not divergence or ratio <= DIVERGENCE
+    return {
+        "peer": gain["to"],
+        "lower_bound": gain["interval"][0],
+        "limit": POINTS[large],
+        "divergence_ratio": ratio if divergence else 0.0,
+        "divergence_limit": None if large else DIVERGENCE,
+        "pass": bool(gain["interval"][0] >= POINTS[large] and near),
+    }
+
+
+def latency_row(batch: int, peer: str, comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """The limit of latency against the fastest peer, from a ``Comparison`` of the peer (a) with ours (b) as JSON."""
+    low, high = comparison["interval"]
+    stable = comparison["word"] != "unstable"
+    return {
+        "batch": batch,
+        "peer": peer,
+        "ratio": 1 / comparison["speedup"],
+        "interval": [1 / high, 1 / low],
+        "limit": TIME,
+        "stable": stable,
+        "pass": stable and 1 / low <= TIME,
+        "faster": comparison["word"] == "faster",
+    }
+
+
+def merged(path: Path, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The results stored so far with these in place of those of the same model and runtime."""
+    stored = json.loads(path.read_text(encoding="utf-8")).get("results", []) if path.exists() else []
+    by_key = {(entry["model"], entry["runtime"]): dict(entry) for entry in (*stored, *results)}
+    return [by_key[key] for key in sorted(by_key)]
+
+
+def store(path: Path, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Write results into the file, beside those of other models and runtimes; gives all that it then holds."""
+    every = merged(path, results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps({"results": every}, indent=1).encode())
+    return every
+
+
+def show_result(console: Console, result: Mapping[str, Any]) -> None:
+    """Print one network on one runtime: a line for each file that was timed, and the comparisons."""
+    title = f"{result['model']} on {result['runtime']}, {result['test_samples']} test samples"
+    table = Table(title=title, title_justify="left")
+    for column in (
+        "file",
+        "top-1",
+        "against fp32 [95 %]",
+        "divergence",
+        "size",
+        "int8 layers",
+        "ms, batch 1",
+        "batch 32",
+    ):
+        table.add_column(column, justify="left" if column == "file" else "right")
+    peers = {peer["name"]: peer for peer in result["peers"]}
+    names = dict.fromkeys((result["better_peer"], *result["fastest_peer"].values()))
+    for entry in (*result["floats"], *(peers[name] for name in names), *filter(None, [result["ours"]])):
+        layers = next(iter(entry["layers"].values()), {"int8": 0, "float": 0})
+        table.add_row(
+            entry["name"],
+            format_amount(entry["top1"], "%"),
+            points(entry["against_fp32"]),
+            f"{entry['divergence']:.4f}",
+            format_amount(entry["bytes"], "B"),
+            f"{layers['int8']} of {sum(layers.values())}",
+            *(f"{entry['quick_ms'][batch]:.3f}" if batch in entry["quick_ms"] else "" for batch in (1, 32)),
+        )
+    console.print(table)
+    for item in result["latency"]:
+        console.print(f"{item['of']} against {item['to']}, batch {item['batch']}: {item['text']}", highlight=False)
+    for item in result["peers_failed"]:
+        console.print(f"peer without a figure: {item['name']}: {item['failure']}", style="dim", highlight=False)
+    if result["baseline_reproduced"] is False:
+        console.print(f"[bold red]the fp32 baseline is not the stated {result['stated_top1']} %[/]")
+
+
+def show_verdict(console: Console, results: Sequence[Mapping[str, Any]]) -> None:
+    """Print every row beside its limit, and what they come to."""
+    compared = [result for result in results if result["ours"]]
+    table = Table(title="ours beside the better peer", title_justify="left")
+    for column in (
+        "network",
+        "runtime",
+        "accuracy: peer",
+        "lower bound",
+        "divergence",
+        "batch",
+        "latency: peer",
+        "time",
+    ):
+        table.add_column(column)
+    for result in compared:
+        row = result["accuracy"]
+        limit = f" (limit {row['divergence_limit']:g})" if row["divergence_limit"] else ""
+        first = [
+            result["model"],
+            result["runtime"],
+            row["peer"],
+            f"{_mark(row['pass'])} {row['lower_bound']:+.2f} pt (limit {row['limit']:+g})",
+            f"{row['divergence_ratio']:.2f}x{limit}",
+        ]
+        for timed in result["speed"]:
+            low, high = timed["interval"]
+            word = "pass, faster" if timed["faster"] else _mark(timed["pass"]) if timed["stable"] else "unstable"
+            figures = f"{word} {timed['ratio']:.3f}x ({low:.3f} to {high:.3f})"
+            table.add_row(*first, str(timed["batch"]), timed["peer"], figures)
+            first = [""] * len(first)
+    console.print(table)
+    speed = [row for result in compared for row in result["speed"]]
+    passed, faster = sum(row["pass"] for row in speed), sum(row["faster"] for row in speed)
+    needed = -(-len(speed) // round(1 / FASTER_SHARE))
+    console.print(f"accuracy: {sum(result['accuracy']['pass'] for result in compared)} of {len(compared)} rows pass")
+    console.print(f"latency: {passed} of {len(speed)} rows at most {TIME}x the fastest peer")
+    console.print(f"faster than the fastest peer: {faster} of {len(speed)} rows, {needed} needed")
+
+
+def points(gain: Mapping[str, Any]) -> str:
+    """A difference in accuracy with its interval."""
+    low, high = gain["interval"]
+    return f"{gain['points']:+.2f} pt ({low:+.2f} to {high:+.2f})" if gain["lost"] or gain["won"] else ""
+
+
+def _mark(passed: bool) -> str:
+    return "pass" if passed else "FAIL"

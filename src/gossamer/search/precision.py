@@ -1,0 +1,121 @@
+"""Candidates that change nothing but precision: floats in bfloat16, and layers in int8 on the best grids."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from gossamer.core.errors import GossamerError, UnsupportedOp
+from gossamer.core.target import Target
+from gossamer.search.evaluation import divergence, outputs_on
+from gossamer.search.task import Candidate, Task, lower_candidate
+from gossamer.techniques import resolve_technique
+from gossamer.techniques.base import Technique
+from gossamer.techniques.quantize.calibration import OBSERVERS
+from gossamer.techniques.quantize.int8 import Calibration, Int8
+
+FLOAT_STEPS = ("smooth", "equalize")
+"""Steps that leave a float model as it is and may make it easier to quantize; tried one by one."""
+
+_COMPARED_SAMPLES = 1024
+_WORTH = 0.98
+"""A step is kept if it brings the outputs at least 2 % nearer: less is chance, and each step has to be explained."""
+
+SHORT_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
+
+
+@dataclass(frozen=True)
+class Int8Plan:
+    """How a model is quantized, whichever of its layers stay in float.
+
+    Attributes:
+        before: steps on the float model.
+        technique: without ``skip``.
+        calibration: of the model after these steps.
+    """
+
+    before: tuple[Technique, ...]
+    technique: Int8
+    calibration: Calibration
+
+    def candidate(self, task: Task, skip: Sequence[str] = (), target: Target | None = None) -> Candidate:
+        """Quantize all layers but those in ``skip``, and lower."""
+        technique = replace(self.technique, skip=tuple(map(_literal, skip)))
+        program = technique.quantize(self.calibration)
+        rest = f", {len(skip)} {'layer' if len(skip) == 1 else 'layers'} in float" if skip else ""
+        floats = f", floats in {SHORT_NAMES[target.precision]}" if target and target != task.target else ""
+        return lower_candidate(task, f"int8{rest}{floats}", program, (*self.before, technique), target)
+
+    def __str__(self) -> str:
+        return " + ".join(map(str, (*self.before, self.technique)))
+
+
+def float_targets(task: Task) -> list[Target]:
+    """The task's target in every other precision that it computes floats in."""
+    others = [name for name in task.target.facts.float_precisions if name != task.target.precision]
+    return [replace(task.target, precision=name) for name in others]
+
+
+def choose_int8(task: Task, reference: Mapping[str, np.ndarray]) -> tuple[Int8Plan | None, list[str]]:
+    """The way to quantize whose outputs stay nearest to the original's on the choosing samples, and notes about it.
+
+    First the observer, then each step that helps floats, then the correction of biases: each kept only if it helps.
+
+    Args:
+        task: the search.
+        reference: the original's outputs on the choosing samples.
+
+    Returns:
+        ``None`` if int8 does not apply to the model.
+    """
+    samples = task.choose.take(slice(0, _COMPARED_SAMPLES))
+    wanted = {name: array[:_COMPARED_SAMPLES] for name, array in reference.items()}
+    task.progress.stage("int8", len(OBSERVERS) + len(FLOAT_STEPS) + 1)
+    try:
+        calibration = Int8().calibrate(task.program, task.calibrate.inputs, task.target)
+    except UnsupportedOp as error:
+        return None, [f"int8 does not apply: {error.got}"]
+    tried: dict[str, float] = {}
+    plan, best = Int8Plan((), Int8(), calibration), math.inf
+
+    def consider(name: str, candidate: Int8Plan | None, worth: float) -> None:
+        nonlocal plan, best
+        if candidate is not None:
+            tried[name] = divergence(wanted, outputs_on(candidate.candidate(task), samples))
+            if tried[name] < worth * best:
+                plan, best = candidate, tried[name]
+        task.progress.advance(name)
+
+    try:
+        for observer in OBSERVERS:
+            technique = Int8(observer=observer)
+            consider(observer, Int8Plan((), technique, calibration.with_ranges_of(technique)), worth=1.0)
+        for name in FLOAT_STEPS:
+            consider(name, _with_step(task, plan, name), _WORTH)
+        consider("bias_correction", replace(plan, technique=replace(plan.technique, bias_correction=True)), _WORTH)
+    except GossamerError as error:  # nothing of the user's: the model in float has passed all this
+        return None, [f"int8 failed, a bug in gossamer, please report it: {error}"]
+    distances = ", ".join(f"{name} {value:.2%}" for name, value in tried.items())
+    return plan, [f"int8 by relative output distance: {distances}; taken: {plan}"]
+
+
+def _with_step(task: Task, plan: Int8Plan, name: str) -> Int8Plan | None:
+    """A plan with one more step on the float model; ``None`` if there is nothing in it that the step could act on."""
+    if task.deadline.passed:
+        return None
+    steps = (*plan.before, resolve_technique(name))
+    program = task.program
+    try:
+        for step in steps:
+            program = step.apply(program, task.calibrate.inputs, task.target)
+    except UnsupportedOp:
+        return None
+    return Int8Plan(steps, plan.technique, plan.technique.calibrate(program, task.calibrate.inputs, task.target))
+
+
+def _literal(site: str) -> str:
+    """A glob that matches this name only; letters that the text of a recipe cannot hold match any letter."""
+    return "".join(f"[{letter}]" if letter in "*?[" else "?" if letter in ",| " else letter for letter in site)

@@ -1,0 +1,71 @@
+"""What each layer would cost and gain in int8: alone, the others in float."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gossamer import flow
+from gossamer.core.errors import UnsupportedOp
+from gossamer.search.sensitivity import LayerSensitivity
+
+
+class OneBad(nn.Module):
+    """One input is thousands of times larger than the rest, and its weights make up for it: nothing before it could."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(8, 32), nn.Linear(32, 32), nn.Linear(32, 4)
+        self.first.weight.data[:, 0] /= 5000
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+
+def inputs(count: int = 200) -> np.ndarray:
+    x = np.random.default_rng(0).normal(size=(count, 8)).astype(np.float32)
+    x[:, 0] *= 5000
+    return x
+
+
+@pytest.mark.parametrize("target", ["onnxruntime:cpu", "openvino:cpu"])
+def test_the_layer_that_does_the_harm_stands_first(target: str):
+    torch.manual_seed(0)
+    program = flow.capture(OneBad().eval(), torch.randn(2, 8))
+    found = flow.scan(program, inputs(), target=target)
+    assert [row.layer for row in found.rows] == ["first", "second", "third"]
+    assert [row.weights for row in found.rows] == [256, 1024, 128]
+    harms = {row.layer: row.harm or 0.0 for row in found.rows}
+    assert harms["first"] > 5 * max(harms["second"], harms["third"])
+    assert found.whole > 0.5 * harms["first"]
+    columns, rows = found.table()
+    assert rows[0][0] == "first"
+    assert all(len(row) == len(columns) for row in rows)
+    assert found.to_json()["layers"][0]["harm"] == harms["first"]
+    assert set(found.floats) == ({"bfloat16"} if target.startswith("openvino") else set())
+
+
+def test_the_price_is_harm_for_the_time_saved():
+    def row(harm: float | None, float_us: float | None, int8_us: float | None) -> LayerSensitivity:
+        return LayerSensitivity("a", "conv", 9, harm, float_us, int8_us)
+
+    assert row(0.1, 30.0, 10.0).price == pytest.approx(0.1 / 20)
+    assert row(0.1, 10.0, 30.0).price == row(0.1, None, 30.0).price == pytest.approx(0.1 / 0.5)  # saves nothing known
+    assert row(None, 30.0, 10.0).price == 0  # not tried: never the first to be given back
+
+
+def test_past_the_time_limit_layers_have_no_harm():
+    program = flow.capture(OneBad().eval(), torch.randn(2, 8))
+    found = flow.scan(program, inputs(), time="0.001s")
+    assert [row.harm for row in found.rows] == [None, None, None]
+
+
+def test_a_model_without_such_layers_is_refused():
+    class Plain(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(x)
+
+    with pytest.raises(UnsupportedOp, match="int8 does not apply"):
+        flow.scan(Plain(), inputs(50))
