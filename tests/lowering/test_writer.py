@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from op_cases_layers import Heads
 from torch import nn
 from torch.nn import functional as F
 
@@ -23,6 +22,7 @@ from gossamer.program.dialect import TARGETS, aten
 from gossamer.program.edit import Edit
 from gossamer.program.interpreter import Interpreter
 from gossamer.runtimes.onnxruntime.runtime import OnnxRuntimeExecutable, ort
+from gossamer.testing.op_cases_layers import Heads
 
 
 class ConvNet(nn.Module):

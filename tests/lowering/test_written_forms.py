@@ -8,8 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from op_cases_layers import Heads
-from op_matrix import Case, Part, check
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,6 +17,8 @@ from gossamer.lowering import lower_to_onnx, writer
 from gossamer.program.dialect import aten
 from gossamer.program.interpreter import Interpreter
 from gossamer.runtimes.onnxruntime.runtime import OnnxRuntimeExecutable
+from gossamer.testing.op_cases_layers import Heads
+from gossamer.testing.op_matrix import Case, Part, compare
 
 BATCH_SEQ = {"x": {0: "batch", 1: "seq"}}
 
@@ -43,6 +43,16 @@ def kinds(model, *inputs, dynamic="batch"):
     return Counter(
         node.op_type for node in onnx.load_from_string(lowered(model, *inputs, dynamic=dynamic).model).graph.node
     )
+
+
+def check(case, path):
+    """Compare the file of a case with the interpreter, at several sizes."""
+
+    def open_program(program):
+        path.write_bytes(lower_to_onnx(program).model)
+        return OnnxRuntimeExecutable(path, program.signature, Target("onnxruntime"))
+
+    compare(case, open_program)
 
 
 def agrees(model, tmp_path, *inputs, dynamic="batch"):

@@ -23,15 +23,6 @@ def test_accuracy_equals_a_count_by_sorting(name, k):
     assert metric.per_sample({"y": LOGITS}, LABELS).tolist() == right
 
 
-@pytest.mark.parametrize("name", ["top1", "top5", "mae", "agreement"])
-def test_the_value_is_the_mean_of_the_scores(name):
-    metric = METRICS[name]
-    labels = LOGITS + 1 if name in ("mae", "agreement") else LABELS
-    factor = 100 if metric.unit == "%" else 1
-    scores = metric.per_sample({"y": LOGITS}, labels)
-    assert metric.value({"y": LOGITS}, labels) == pytest.approx(factor * scores.mean())
-
-
 def test_macro_f1_equals_its_definition_and_is_no_mean():
     predicted, scores = LOGITS.argmax(1), []
     for cls in range(7):
@@ -115,11 +106,6 @@ def test_labels_that_do_not_fit_are_refused_with_the_facts(labels, message):
 def test_top5_of_five_classes_means_nothing():
     with pytest.raises(DataError, match="more than 5"):
         METRICS["top5"].value({"y": np.zeros((3, 5))}, np.zeros(3, int))
-
-
-def test_harm_is_positive_when_worse():
-    assert METRICS["top1"].harm(90, 89) == 1
-    assert METRICS["mae"].harm(0.5, 0.7) == pytest.approx(0.2)
 
 
 def test_unknown_metrics_offer_the_nearest():

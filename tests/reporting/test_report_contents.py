@@ -211,9 +211,69 @@ def test_the_figures_are_valid_plotly(rich: dict[str, Any]):
     import plotly.graph_objects as go
 
     charts = build_charts(rich["evidence"], METRIC)
-    assert set(charts) == {"latency", "layer_bytes", "layer_errors", "classes"}
+    assert set(charts) == {"latency", "layer_bytes", "layer_times", "layer_errors", "classes"}
     for chart in charts.values():
         go.Figure(data=chart["data"], layout=chart["layout"])  # raises on an unknown property or a wrong value
+
+
+def test_the_scan_of_single_layers_stands_beside_their_errors(facts: dict[str, Any], tmp_path: Path):
+    evidence = facts["evidence"]
+    first = evidence["layers"][0]["layer"]
+    evidence["sensitivity"] = [{"layer": first, "harm": 0.0123, "float_us": 70.0, "int8_us": 158.5}]
+    page = render(facts, tmp_path)
+    assert "70 us 0.159 ms" in page.text("layers")
+    assert "1.23 %" in page.text("layers")
+    assert page.figures["layer_times"]["data"][1]["x"] == [0.159]
+    harms = page.figures["layer_errors"]["data"][1]["x"]
+    assert harms == [1.23, *[None] * (len(evidence["layers"]) - 1)]
+
+
+def test_other_processors_are_listed_and_simulated_ones_say_so(facts: dict[str, Any], tmp_path: Path):
+    layers = [{"site": "head", "affected": 0.01}, {"site": "stem.0", "affected": 0.0}]
+    avx2 = {"profile": "avx2", "status": "hazard", "layers": layers, "layer_count": 11, "divergence": 0.0183}
+    claim = {"clause": "top1 drop <= 1pt", "found": "drop -0.10 pt", "decision": "holds", "certificate": None}
+    vnni = avx2 | {"profile": "vnni", "status": "audited", "simulated": False, "value": 98.0, "claim": claim}
+    profiles = [avx2 | {"simulated": True, "value": None, "claim": None}, vnni]
+    facts["evidence"]["other_processors"] = {"profiles": profiles}
+    text = render(facts, tmp_path).text("claims")
+    assert "avx2 simulated ! hazard 1 of 11 1.83 % –" in text  # noqa: RUF001
+    assert "vnni top1 drop <= 1pt: drop −0.10 pt ✓ audited 1 of 11 1.83 % 98.00 %" in text  # noqa: RUF001
+
+
+def test_conditions_that_were_noted_several_times_are_tables(facts: dict[str, Any], tmp_path: Path):
+    comparison = facts["evidence"]["performance"]["against_baseline"]
+    busy = {
+        time: {"load": load, "throttles": None} for time, load in (("after", 3.0), ("before", 2.0), ("during", 1.0))
+    }
+    comparison["conditions"] = {
+        "environment": "f7a2",
+        "contention": busy,
+        "workers": {"a": {"load_ms": 18.7, "cores": [1]}, "b": {"load_ms": 20.5, "cores": [1]}},
+        "confidence": 0.95,
+        "leg_ms": 30.0,
+    }
+    page = render(facts, tmp_path)
+    text = page.text("conditions")
+    assert "How busy the machine was before during after Load 2 1 3 The timed processes" in text
+    assert "original int8 Load 18.7 ms 20.5 ms Cores 1 1" in text
+    assert "Confidence 95 %" in text
+    assert "Leg of a round 30 ms" in text
+    assert "Environment of the timing f7a2" in page.text("replay")
+
+
+def test_a_measurement_without_a_name_of_its_own_is_shown_by_its_key(facts: dict[str, Any], tmp_path: Path):
+    item = {"name": "load cold_start", "value": 12.0, "unit": "ms", "interval": None, "doubts": []}
+    facts["evidence"]["performance"]["measurements"].append(item)
+    assert "Load cold start" in render(facts, tmp_path).text("table")
+
+
+def test_long_names_are_shortened_beside_the_axis_only():
+    names = [f"encoder.layers.{i}.attention.self.query" for i in (1, 2)]
+    rows = [{"layer": name, "bytes_before": 4, "bytes_after": 1, "error": None} for name in names]
+    chart = build_charts({"layers": rows}, METRIC)["layer_bytes"]
+    axis = chart["layout"]["yaxis"]
+    assert chart["data"][0]["y"] == axis["tickvals"] == names
+    assert axis["ticktext"] == ["….attention.self.query"] * 2
 
 
 def test_a_deep_network_is_drawn_by_its_largest_layers_in_order():

@@ -39,7 +39,7 @@ def test_the_charts_are_drawn_and_everything_fits(browser: Browser, path: Path, 
         "[document.querySelectorAll('.chart').length, "
         "[...document.querySelectorAll('.chart')].filter(c => c.querySelector('.main-svg')).length]"
     )
-    assert (places, drawn) == (4, 4)
+    assert (places, drawn) == (5, 5)
     assert browser.ask("document.documentElement.scrollWidth") == width
     paper = browser.ask("getComputedStyle(document.body).backgroundColor")
     assert paper == ("rgb(17, 22, 27)" if dark else "rgb(247, 248, 248)")

@@ -170,7 +170,7 @@ def sure(n: int, share: float, *, wrong: int) -> Predictions:
     [
         ("calibration error <= 25%", 0, "holds"),
         ("calibration error <= 25%", 900, "fails"),
-        ("calibration error <= 11%", 0, "undecided"),
+        ("calibration error <= 10.1%", 0, "undecided"),
         ("calibration error rise <= 5pt", 0, "holds"),
         ("calibration error rise <= 5pt", 900, "fails"),
     ],
@@ -209,7 +209,7 @@ def test_flips_need_one_score_a_sample():
         ("top1 >= 90%", predictions(1000, wrong=95)),
         ("flips <= 5%", predictions(1000, lost=45)),
         ("worst class drop <= 3pt", predictions(300, lost=3)),
-        ("calibration error <= 11%", sure(1500, 0.9, wrong=0)),
+        ("calibration error <= 10.1%", sure(1500, 0.9, wrong=0)),
         ("top1 >= 0.98x baseline", predictions(300, lost=3)),
     ],
     ids=lambda value: None if isinstance(value, Predictions) else str(value),

@@ -170,7 +170,8 @@ class Judge:
         slower = comparison.interval[1] < 1  # also where the machine was too noisy for a word
         if comparison.word == "faster" or (smaller and not slower):
             return []
-        if (comparison.word == "unstable" and not slower) or any(result.decision == "fails" for result in self._baseline_clauses()):
+        misses = any(result.decision == "fails" for result in self._baseline_clauses())
+        if misses or (comparison.word == "unstable" and not slower):
             return []
         what = "no gain over the baseline" if smaller else "neither faster nor smaller than the baseline"
         return [f"{what}: {comparison}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from gossamer.core.target import Target
 from gossamer.lowering import Lowered
 from gossamer.program import dialect
 from gossamer.program.interpreter import Interpreter
-from gossamer.program.program import Program
+from gossamer.program.program import Program, outputs_of
 from gossamer.program.segment import Piece, Segment, atoms, cut, fused_groups, piece_of
 from gossamer.program.values import TensorValue
 from gossamer.runtimes import lower_for, open_executable
@@ -99,6 +100,8 @@ class PieceProbe:
         self._by_name = {node.name: node for node in program.graph.nodes if node.op != "output"}
         self._grids = {name: node for name, node in self._by_name.items() if node.target is dialect.dequantize}
         self._codes = {_codes_of(node): name for name, node in self._grids.items()}
+        ends = zip(outputs_of(program.graph), outputs_of(self.source.graph), strict=True)
+        self._ends = {node.name: end.name for node, end in ends}  # an output may be quantized in one program only
 
     @property
     def left(self) -> int:
@@ -152,11 +155,13 @@ class PieceProbe:
 
     def run(self, pieces: Sequence[Piece]) -> Values:
         """Outputs of pieces side by side on reference inputs; the first case once more, to see what does not repeat."""
-        segment = cut(self.source, pieces)
-        results: dict[str, Mapping[str, np.ndarray]] = {}
+        renamed = [replace(piece, outputs=tuple(self._ends.get(name, name) for name in piece.outputs)) for piece in pieces]
+        segment = cut(self.source, renamed)
+        results: dict[str, dict[str, np.ndarray]] = {}
         with self.opened(segment.program) as runnable:
             for case in [*self.cases, self.cases[0]]:
                 outputs = _run(runnable, segment, self.values[case.name], case)
+                outputs |= {name: outputs[end] for name, end in self._ends.items() if end in outputs}
                 before = results.setdefault(case.name, outputs)
                 self.unsteady |= {name for name in before if before[name].tobytes() != outputs[name].tobytes()}
         return results
@@ -226,7 +231,7 @@ class Raised(Exception):  # noqa: N818 - an event, caught where pieces are run
 
 def _run(
     runnable: Runnable, segment: Segment, values: Mapping[str, np.ndarray], case: Case
-) -> Mapping[str, np.ndarray]:
+) -> dict[str, np.ndarray]:
     inputs = segment.inputs_from(values)
     try:
         return runnable.run(inputs)

@@ -149,7 +149,7 @@ FLOATS = tuple(name for name, dtype in TORCH_DTYPES.items() if dtype.is_floating
 _DTYPES = {
     "gossamer.quantize": FLOATS, "gossamer.dequantize": FLOATS, "aten.to.dtype": (), "aten.where.Scalar": (),
 }  # fmt: skip
-"""Dtypes of interest, where not all are: quantizers read floats, masks are bools, conversions have forms of their own."""
+"""Dtypes of interest, where not all are: quantizers read floats, masks are bools, a conversion has its own forms."""
 
 
 def cases_in_other_dtypes(cases: Sequence[Case]) -> list[Case]:

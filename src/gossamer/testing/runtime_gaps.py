@@ -33,7 +33,7 @@ ONNXRUNTIME = (
     Gap("notimpl", "quantize dequantize", ArtifactError, "scales are written as float32", dtypes="float16"),
     Gap("notyet", "pixel_shuffle pixel_unshuffle", ArtifactError, "no kernel for these",
         dtypes="int64 int32 int16 bool"),
-    Gap("notyet", "where.self", ArtifactError, "no kernel for bool", dtypes="bool"),
+    Gap("notyet", "where.self", ArtifactError, "no Where for these", dtypes="bool int16"),
     Gap("notyet", "sign", ArtifactError, "ONNX has none for bool", dtypes="bool"),
     Gap("notimpl", "any all", ArtifactError, "PyTorch gives uint8 here, the file bool", dtypes="uint8"),
     Gap("notyet", "relu", ArtifactError, "no Relu for these", dtypes="int64 int16 uint8"),
@@ -88,8 +88,6 @@ OPENVINO = (
     Gap("notyet", "neg", ArtifactError, "none for uint8", dtypes="uint8"),
     Gap("notimpl", "any all", Disagreement, "PyTorch gives uint8 here, the file bool", dtypes="uint8"),
     Gap("notyet", "sub", Disagreement, "stops at 0 where PyTorch wraps around", dtypes="uint8"),
-    Gap("notyet", "pow.Tensor_Tensor", Disagreement, "stops at the ends where PyTorch wraps around",
-        dtypes="int8 uint8"),
     Gap("notyet", "avg_pool1d avg_pool2d", Disagreement, "rounds whole numbers in another way", dtypes="int64"),
     Gap("notyet", "upsample_bilinear2d upsample_bicubic2d", Disagreement, "rounds in another way", dtypes="uint8"),
 )

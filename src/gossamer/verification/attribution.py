@@ -10,20 +10,22 @@ import numpy as np
 
 SHOWN = 5
 
-ENOUGH = 0.5
-"""Share of the noise that the parts must explain for it to be theirs."""
+UNEXPLAINED = 0.5
+"""Share of the error that the parts may leave unexplained, or explain twice, for it still to be theirs."""
+
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Shares of the noise at the outputs.
+    """Shares of an error at the outputs.
 
-    Noise is |d|^2 / |reference|^2, summed over the float outputs. Errors that do not know of each other add up in it, so
-    the parts should explain all of it; where they cancel or reinforce each other they explain more or less.
+    The share of a part is <d_part, d> / |d|^2, with d the error of the candidate and d_part that with this part alone from
+    the candidate. Where errors add up, all shares together are 1; a part that cancels others has a negative one.
 
     Attributes:
-        total: noise of the candidate.
-        parts: noise with this part alone from the candidate, largest first, by name.
+        total: |d| / |reference|, outputs counting alike.
+        parts: share by name, largest first.
     """
 
     total: float
@@ -31,51 +33,58 @@ class Attribution:
 
     @property
     def explained(self) -> float:
-        """Noise of all parts together, as a share of the total."""
-        return sum(self.parts.values()) / self.total if self.total else 0.0
+        """All shares together."""
+        return sum(self.parts.values())
 
     @property
     def accumulates(self) -> bool:
         """Whether the errors of the parts by themselves are what is seen at the outputs."""
-        return self.explained >= ENOUGH
+        return abs(self.explained - 1) <= UNEXPLAINED
 
     def __str__(self) -> str:
-        largest = list(self.parts.items())[:SHOWN]
-        shares = ", ".join(f"{name} {noise / self.total:.0%}" for name, noise in largest if noise) if self.total else ""
-        return (
-            f"relative error at the outputs {self.total**0.5:.2e}; the parts explain {self.explained:.0%} of its square"
-            + (f": {shares}" if shares else "")
-        )
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in list(self.parts.items())[:SHOWN] if share)
+        text = f"relative error at the outputs {self.total:.2e}, of which the parts explain {self.explained:.0%}"
+        return f"{text}: {shares}" if shares else text
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON value."""
         return {"total": self.total, "parts": dict(self.parts), "explained": self.explained}
 
 
-def noise(reference: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> float:
-    """|d|^2 / |reference|^2 over the float outputs together; only values finite on both sides count."""
-    power = signal = 0.0
-    for name, values in reference.items():
-        if np.issubdtype(values.dtype, np.floating) and other[name].shape == values.shape:
-            wanted, got = values.astype(np.float64), other[name].astype(np.float64)
-            both = np.isfinite(wanted) & np.isfinite(got)
-            power += float(np.sum((got[both] - wanted[both]) ** 2))
-            signal += float(np.sum(wanted[both] ** 2))
-    return power / signal if signal else 0.0
-
-
-def attribute(
-    reference: Mapping[str, np.ndarray],
-    candidate: Mapping[str, np.ndarray],
-    replaced: Mapping[str, Mapping[str, np.ndarray]],
-) -> Attribution:
-    """Rank the parts of a model by the noise that each alone causes at the outputs.
+def attribute(reference: Arrays, candidate: Arrays, replaced: Mapping[str, Arrays]) -> Attribution:
+    """Rank the parts of a model by what each alone does to the outputs.
 
     Args:
         reference: outputs of the reference, by output name.
         candidate: outputs of the candidate on the same inputs.
         replaced: by part, outputs of the reference with this part from the candidate.
     """
-    parts = {name: noise(reference, outputs) for name, outputs in replaced.items()}
-    ordered = dict(sorted(parts.items(), key=lambda item: -item[1]))
-    return Attribution(noise(reference, candidate), ordered)
+    whole = _difference(reference, candidate)
+    power = float(whole @ whole)
+    shares = {name: float(_difference(reference, outputs) @ whole) / power if power else 0.0 for name, outputs in replaced.items()}
+    return Attribution(noise(reference, candidate) ** 0.5, dict(sorted(shares.items(), key=lambda item: -item[1])))
+
+
+def noise(reference: Arrays, other: Arrays) -> float:
+    """|d|^2 / |reference|^2, the mean over the float outputs; only values finite on both sides count."""
+    floats = [name for name, values in reference.items() if _comparable(values, other[name])]
+    difference = _difference(reference, other)
+    return float(difference @ difference) / len(floats) if floats else 0.0
+
+
+def _difference(reference: Arrays, other: Arrays) -> np.ndarray:
+    """All float outputs in a row, each in units of the norm of its reference."""
+    parts = []
+    for name, values in reference.items():
+        if _comparable(values, other[name]):
+            wanted, got = values.astype(np.float64).ravel(), other[name].astype(np.float64).ravel()
+            both = np.isfinite(wanted) & np.isfinite(got)
+            delta = np.zeros_like(wanted)
+            delta[both] = got[both] - wanted[both]
+            norm = float(np.linalg.norm(wanted[both]))
+            parts.append(delta / norm if norm else delta)
+    return np.concatenate(parts) if parts else np.zeros(0)
+
+
+def _comparable(values: np.ndarray, other: np.ndarray) -> bool:
+    return np.issubdtype(values.dtype, np.floating) and other.shape == values.shape

@@ -477,7 +477,7 @@ def _needed(certificate: Certificate, level: float, last_level: float) -> int | 
         reach, gap = (high - estimate if limit > estimate else estimate - low), abs(limit - estimate)
         wanted = reach * (normal_quantile(1 - last_level) + normal_quantile(0.8)) / normal_quantile(1 - level)
         needed = math.ceil(n * (wanted / gap) ** 2)
-        if certificate.unit == "pt" and math.isclose(reach, unseen_changes(0.0, 100.0, n, level)[1]) and gap < 100:
+        if certificate.unit and gap < 100 and math.isclose(reach, unseen_changes(0.0, 100.0, n, level)[1]):
             needed = math.ceil(math.log(last_level) / math.log1p(-gap / 100))
     return max(needed, n + 1) if needed else None
 

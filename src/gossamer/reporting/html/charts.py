@@ -15,7 +15,7 @@ _LONGEST = 22
 """Letters of a name beside an axis."""
 
 _BEFORE, _AFTER = "var(--before)", "var(--after)"
-_BYTES, _TIMES = ("bytes_before", "bytes_after", 1e3), ("float_us", "int8_us", 1.0)
+_BYTES, _TIMES = ("bytes_before", "bytes_after", 1e3), ("float_us", "int8_us", 1e3)
 
 
 def build_charts(evidence: Mapping[str, Any], metric: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -34,7 +34,7 @@ def build_charts(evidence: Mapping[str, Any], metric: Mapping[str, Any]) -> dict
     figures = {
         "latency": _latency((comparison or {}).get("quantiles_ms") or {}, subject),
         "layer_bytes": _bars(shown, _BYTES, "weights and biases (kB)", ("original", subject)),
-        "layer_times": _bars(timed, _TIMES, "time inside the model (µs)", ("in float", "in int8")),
+        "layer_times": _bars(timed, _TIMES, "time inside the model (ms)", ("in float", "in int8")),
         "layer_errors": _layer_errors(erring),
         "classes": _classes(classes, metric, subject),
     }
@@ -91,11 +91,11 @@ def _bars(
 def _layer_errors(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Errors with those of all layers before, and, where layers were scanned, what each alone does to the output."""
     names = _names(rows)
-    traces: list[dict[str, Any]] = [_dots(names, [row["error"] for row in rows], "of its own output", "circle")]
+    traces: list[dict[str, Any]] = [_dots(names, [row["error"] for row in rows], "layer's output", "circle")]
     traces[0] |= {"mode": "lines+markers", "line": {"color": _AFTER, "width": 1}}
     if any(row["harm"] is not None for row in rows):
         harms = [row["harm"] for row in rows]
-        traces.append(_dots(names, harms, "of the model’s, if it alone is compressed", "diamond-open"))  # noqa: RUF001
+        traces.append(_dots(names, harms, "model's, this layer alone", "diamond-open"))
     layout = _listed(names, "relative error (%)")
     layout["xaxis"]["rangemode"] = "tozero"
     return {"data": traces, "layout": layout, "height": _height(rows)} if rows else None

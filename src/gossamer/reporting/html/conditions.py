@@ -8,6 +8,7 @@ from typing import Any
 from gossamer.reporting.html.texts import DASH, percent, ratio, value, word
 
 _TABLES = {"contention": "How busy the machine was", "workers": "The timed processes"}
+_TIMES = ("before", "during", "after")
 
 
 def conditions_view(evidence: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -15,7 +16,9 @@ def conditions_view(evidence: Mapping[str, Any], comparison: Mapping[str, Any] |
     environment = evidence.get("environment", {})
     groups: list[dict[str, Any]] = []
     if comparison:
-        own = {key: found for key, found in comparison["conditions"].items() if key not in environment}
+        own = {
+            key: found for key, found in comparison["conditions"].items() if key not in {*environment, "environment"}
+        }
         protocol = {
             "Fresh loads of each": str(comparison["n"]),
             "Resolution (a file against itself)": percent(comparison["resolution"]),
@@ -31,6 +34,7 @@ def conditions_view(evidence: Mapping[str, Any], comparison: Mapping[str, Any] |
 
 def _table(key: str, columns: Mapping[str, Mapping[str, Any]], subject: str) -> dict[str, Any]:
     """A fact a row, as it was at each time or in each process."""
+    columns = {name: columns[name] for name in (*_TIMES, *columns) if name in columns}
     names = dict.fromkeys(name for column in columns.values() for name in column)
     rows = [[word(name), *(value(name, column.get(name)) for column in columns.values())] for name in names]
     titles = {"a": "original", "b": subject} if key == "workers" else {}
@@ -60,6 +64,9 @@ def digests_view(facts: Mapping[str, Any], evidence: Mapping[str, Any]) -> list[
     task = evidence.get("task", {})
     if "original_program" in task:
         found["Original program"] = str(task["original_program"])
+    comparison = evidence.get("performance", {}).get("against_baseline") or {}
+    if "environment" in comparison.get("conditions", {}):
+        found["Environment of the timing"] = str(comparison["conditions"]["environment"])
     data = task.get("data", {})
     found |= {f"Data to {part}": str(data[part]) for part in ("calibrate", "choose", "prove") if part in data}
     return list(found.items())

@@ -78,6 +78,7 @@ def ratio(value: float) -> str:
 
 
 _UNIT = re.compile(r"_(ms|us|bytes|mhz)$")
+_SHARES = {"confidence", "pressure", "memory_pressure"}
 _UNITS = {"ms": (1.0, "ms"), "us": (1e-3, "ms"), "bytes": (1.0, "B"), "mhz": (1.0, "MHz")}
 
 
@@ -107,6 +108,8 @@ def value(key: str, found: Any) -> str:
         return ", ".join(value(key, item) for item in found)
     if not isinstance(found, int | float) or isinstance(found, bool):
         return DASH if found is None else str(found)
+    if key in _SHARES:
+        return percent(found)
     unit = _UNIT.search(key)
     scale, name = _UNITS[unit[1]] if unit else (1.0, "")
     return format_amount(scale * found, name) if name or isinstance(found, float) else str(found)

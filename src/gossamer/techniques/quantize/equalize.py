@@ -16,7 +16,7 @@ from gossamer.program.fold import fold_batch_norms
 from gossamer.program.program import Program
 from gossamer.techniques.base import Technique
 from gossamer.techniques.quantize.placement import COMPUTING
-from gossamer.techniques.quantize.scaling import ChannelScaling, Group, scaling_groups
+from gossamer.techniques.quantize.scaling import ChannelScaling, Group, require_groups, scaling_groups
 
 _SETTLED = 1e-3
 """A sweep that changes no range by more than this share is the last one."""
@@ -63,11 +63,7 @@ class Equalize(Technique):
         folded = fold_batch_norms(program)
         groups, blocked = _layer_groups(folded)
         doing = f"equalising {program.name}"
-        if not groups:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in blocked.items()) or "no such layer"
-            raise UnsupportedOp(
-                doing, got=f"no layer whose channels can be scaled ({reasons})", expected="at least one"
-            )
+        require_groups(doing, groups, blocked)
         scaling = ChannelScaling(folded)
         for sweep in range(self.sweeps):
             moved = max(_equalize(scaling, group) for group in groups)

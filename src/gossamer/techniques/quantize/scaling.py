@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from gossamer.core.errors import UnsupportedOp
 from gossamer.core.specs import Dim
 from gossamer.program import dialect
 from gossamer.program.dialect import aten
@@ -81,6 +82,20 @@ def scaling_groups(program: Program) -> tuple[list[Group], dict[str, str]]:
         except _BlockedError as reason:
             blocked[name] = str(reason)
     return groups, blocked
+
+
+def require_groups(doing: str, groups: list[Group], blocked: Mapping[str, str]) -> None:
+    """Raise ``UnsupportedOp`` with the first reasons if there is nothing to scale."""
+    if groups:
+        return
+    reasons = [f"{name}: {reason}" for name, reason in blocked.items()]
+    shown = "; ".join(reasons[:_SHOWN]) + (f"; {len(reasons) - _SHOWN} more" if len(reasons) > _SHOWN else "")
+    got = f"no channels that can be scaled ({shown or 'no such layer'})"
+    raise UnsupportedOp(doing, got=got, expected="a layer or norm whose readers are layers, with ReLU at most between")
+
+
+_SHOWN = 5
+"""Reasons in a message."""
 
 
 def _channel_axis(node: fx.Node) -> int | None:

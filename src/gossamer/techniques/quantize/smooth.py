@@ -19,7 +19,14 @@ from gossamer.techniques.base import Technique
 from gossamer.techniques.quantize.calibration import Histogram, input_batches, run_batches
 from gossamer.techniques.quantize.pairs import activation_grid
 from gossamer.techniques.quantize.placement import rules_of
-from gossamer.techniques.quantize.scaling import ChannelScaling, Group, input_axis, scaling_groups, source_of
+from gossamer.techniques.quantize.scaling import (
+    ChannelScaling,
+    Group,
+    input_axis,
+    require_groups,
+    scaling_groups,
+    source_of,
+)
 
 _ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _TRIAL_SAMPLES = 32
@@ -76,9 +83,7 @@ class Smooth(Technique):
             raise DataError(doing, got="no samples", expected="a hundred or more")
         folded = fold_batch_norms(program)
         groups, blocked = scaling_groups(folded)
-        if not groups:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in blocked.items()) or "no such node"
-            raise UnsupportedOp(doing, got=f"nothing whose channels can be scaled ({reasons})", expected="at least one")
+        require_groups(doing, groups, blocked)
         rules = None if self.alpha else rules_of(target)
         ranges, samples = _observe(folded, groups, inputs)
         scaling = ChannelScaling(folded)
