@@ -22,7 +22,8 @@ def accuracy(network: torch.nn.Module, samples: Samples, batch: int = 100) -> fl
     with torch.inference_mode():
         for start in range(0, len(samples), batch):
             part = samples.take(slice(start, start + batch))
-            scores = network(**{name: torch.from_numpy(array) for name, array in part.inputs.items()})
+            outputs = network(**{name: torch.from_numpy(array) for name, array in part.inputs.items()})
+            scores = outputs[0] if isinstance(outputs, tuple) else outputs
             right += int((scores.argmax(dim=1).numpy() == part.labels).sum())
     return 100 * right / len(samples)
 

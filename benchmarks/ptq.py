@@ -134,8 +134,8 @@ def prepare_job(name: str, runtimes: Sequence[str], root: Path, scale: Scale, fo
     return Job(name, network, given, test, folder, fp32, variants, baseline, scale)
 
 
-def compress(job: Job, runtime: str) -> Path:
-    """The file that gossamer makes of the network for a runtime; everything else here treats all files alike."""
+def compress(job: Job, runtime: str) -> tuple[Path, str]:
+    """The file that gossamer makes of the network for a runtime, and the precision of floats that it chose for it."""
     import gossamer as gs
 
     front = gs.compress(
@@ -147,7 +147,8 @@ def compress(job: Job, runtime: str) -> Path:
         budget=BUDGET,
         seed=SEED,
     )
-    return front.best.save(job.folder / f"ours-{runtime}", force=True).deploy_file()
+    file = front.best.save(job.folder / f"ours-{runtime}", force=True).deploy_file()
+    return file, {"float32": "f32", "bfloat16": "bf16"}[front.best.candidate.target.precision]
 
 
 def run(job: Job, runtime: str, with_ours: bool, say: Say) -> dict[str, Any]:
@@ -164,7 +165,8 @@ def run(job: Job, runtime: str, with_ours: bool, say: Say) -> dict[str, Any]:
     if with_ours:
         say(f"{job.name} on {runtime}: compressing with gossamer")
         started = time.perf_counter()
-        ours = examine("ours", compress(job, runtime), runtime, job.test)
+        file, precision = compress(job, runtime)
+        ours = examine("ours", file, runtime, job.test, precision)
         seconds["ours made and run"] = time.perf_counter() - started
     say(f"{job.name} on {runtime}: ranking")
     better = strongest(peers, floats[0])

@@ -266,6 +266,8 @@ def test_demo(run, place: Path, hasty, monkeypatch: pytest.MonkeyPatch):
         with flow.load(place / "demo") as small:
             assert np.asarray(small(images[:3])).shape == (3, 10)
         assert 5 < report["held_out_top1"] <= 100
+        assert Path(report["page"]).read_bytes().startswith(b"<!doctype html>")
+        assert Path(report["page"]) == place / "demo.html"
 
 
 def test_help_and_no_command(run):

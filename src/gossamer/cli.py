@@ -200,6 +200,27 @@ def verify(
 
 
 @app.command()
+def audit(
+    artifact: Annotated[Path, typer.Argument(help="An artifact folder with int8 layers.")],
+    data: Data,
+    claim: Annotated[str, typer.Option(help="How much of the metric saturation may cost.")] = "drop <= 1pt",
+    transform: Annotated[str | None, typer.Option(help="For image folders: file.py:function.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find out what an int8 artifact would answer on processors without integer dot products."""
+    found = flow.audit(artifact, data, claim=claim, transform=transform)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        _console().print(str(found), markup=False)
+        if found.hazards:
+            _console().print(
+                "try: the artifact's recipe with int8{narrow=LAYER|LAYER} for the layers above", markup=False
+            )
+    raise typer.Exit(EXIT_MISSED if found.hazards else 0)
+
+
+@app.command()
 def bench(  # noqa: PLR0913 - one parameter an option
     artifact: Annotated[Path, typer.Argument(help="An artifact folder.")],
     against: Annotated[

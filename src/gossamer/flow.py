@@ -8,6 +8,7 @@ Nothing here imports torch until a verb needs it: ``load`` and ``measure`` run w
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from gossamer.datasets.sources import Source
     from gossamer.lowering import Lowered
     from gossamer.program.program import Program
+    from gossamer.search.audit import Audit
     from gossamer.search.front import Front
     from gossamer.search.sensitivity import Sensitivity
     from gossamer.verification.verdict import Verdict
@@ -164,13 +166,19 @@ def lower(program: Program, target: str = DEFAULT_TARGET) -> Lowered:
 def load(path: str | Path) -> Artifact:
     """Load an artifact; call it with arrays. Needs the base install only.
 
+    Warns where the artifact is known to answer otherwise on processors of this machine's class.
+
     Raises:
         ArtifactError: it is not an artifact, damaged, or of an unknown version.
     """
     from gossamer.artifacts import load_artifact
+    from gossamer.core.isa import hazard_here, hazards_of
     from gossamer.runtimes import open_deployed
 
-    return load_artifact(path, opener=open_deployed)
+    artifact = load_artifact(path, opener=open_deployed)
+    if hazard := hazard_here(hazards_of(artifact.evidence.get("other_processors", {}))):
+        warnings.warn(f"{path}: {hazard}", stacklevel=2)
+    return artifact
 
 
 def verify(artifact: str | Path | Artifact, against: Any = None, data: Source | None = None, **options: Any) -> Verdict:
@@ -185,6 +193,20 @@ def verify(artifact: str | Path | Artifact, against: Any = None, data: Source | 
     from gossamer.search.recheck import recheck
 
     return recheck(_loaded(artifact), against, data, options)
+
+
+def audit(artifact: str | Path | Artifact, data: Source, *, claim: str = "drop <= 1pt", transform: Any = None) -> Audit:
+    """Find out what an int8 artifact would answer on processors that saturate sums of 8-bit products.
+
+    Args:
+        artifact: folder or loaded artifact.
+        data: real samples; with labels the metric of the artifact is tested, else its agreement with itself.
+        claim: how much of the metric saturation may cost.
+        transform: for an image folder.
+    """
+    from gossamer.search.recheck import audit_artifact
+
+    return audit_artifact(_loaded(artifact), data, claim, transform)
 
 
 def measure(artifact: str | Path | Artifact, against: str | Path | Artifact | None = None, **settings: Any) -> Any:
@@ -297,7 +319,7 @@ def techniques() -> list[dict[str, str]]:
 
 
 def doctor() -> dict[str, dict[str, Any]]:
-    """This machine: hardware and versions, how quiet it is now, which runtimes are installed and what they get wrong."""
+    """This machine: hardware and versions, how quiet it is now, which runtimes are installed, what they get wrong."""
     from gossamer.metrics.conditions import contention, machine_fingerprint, noise_probe
     from gossamer.metrics.cores import choose_cores
     from gossamer.metrics.lock import holder, measuring_alone

@@ -46,7 +46,9 @@ def _swap_inputs(inputs: Arrays, site: str) -> Arrays:
 
 
 def _cubes(net: Net) -> list[str]:
-    return [spec.name for spec in net.program.signature.inputs if len(set(spec.shape[1:])) == 1 and len(spec.shape) == 4]
+    return [
+        spec.name for spec in net.program.signature.inputs if len(set(spec.shape[1:])) == 1 and len(spec.shape) == 4
+    ]
 
 
 def _read_as_other_layout(inputs: Arrays, site: str) -> Arrays:
@@ -55,7 +57,12 @@ def _read_as_other_layout(inputs: Arrays, site: str) -> Arrays:
 
 def _is_square(node: fx.Node) -> bool:
     weight = shape(node.args[1])
-    return len(weight) > 1 and weight[0] == weight[1] and isinstance(node.args[1], fx.Node) and node.args[1].op == "get_attr"
+    return (
+        len(weight) > 1
+        and weight[0] == weight[1]
+        and isinstance(node.args[1], fx.Node)
+        and node.args[1].op == "get_attr"
+    )
 
 
 def _transposed(edit: Edit, node: fx.Node, weight: fx.Node) -> fx.Node:
@@ -92,7 +99,9 @@ def _bias_elsewhere(program: Program, site: str) -> Program:
     node = edit.node(site)
     bias = node.args[2]
     assert isinstance(bias, fx.Node)
-    added = insert(edit, node, aten.unsqueeze.default, bias, 1, sizes=(*shape(bias), 1)) if node.target is LINEAR else bias
+    added = (
+        insert(edit, node, aten.unsqueeze.default, bias, 1, sizes=(*shape(bias), 1)) if node.target is LINEAR else bias
+    )
     node.args = (*node.args[:2], None, *node.args[3:])
     total = append(edit, node, aten.add.Tensor, node, added)
     edit.replace(node, total)

@@ -10,7 +10,20 @@ import torch
 from graph_faults import CONV, LINEAR
 from nets import QUANTIZED, Net
 from onnx import helper
-from planting import Fault, append, calls, having, held, hold, insert, node_of_kind, put_before, put_behind, shape, stored
+from planting import (
+    Fault,
+    append,
+    calls,
+    having,
+    held,
+    hold,
+    insert,
+    node_of_kind,
+    put_before,
+    put_behind,
+    shape,
+    stored,
+)
 from torch import fx
 
 from gossamer.program import Edit, Interpreter, Program, dialect
@@ -174,7 +187,9 @@ def _wrong_zero_of_fused(program: Program, site: str) -> Program:
 def _integer_linears(net: Net) -> list[str]:
     """Quantized linear layers in which a pair of products saturates for some real input, most of them first."""
     layers = [
-        node for node in net.program.call_nodes if node.target is LINEAR and node.args[1].target is dialect.dequantize  # pyright: ignore
+        node
+        for node in net.program.call_nodes
+        if node.target is LINEAR and node.args[1].target is dialect.dequantize  # pyright: ignore
     ]
     shares = {}
     for layer in layers:
@@ -208,11 +223,15 @@ def _saturating(program: Program, site: str) -> Program:
     unsigned = call(aten.add.Tensor, integers, float(zero), sizes=(*rows, inputs))
     spread = call(aten.reshape.default, unsigned, [*free, 1, inputs], sizes=(*rows, 1, inputs))
     products = call(aten.mul.Tensor, spread, stored(edit, f"{site}.codes", codes), sizes=(*rows, outputs, inputs))
-    twos = call(aten.reshape.default, products, [*free, outputs, inputs // 2, 2], sizes=(*rows, outputs, inputs // 2, 2))
+    twos = call(
+        aten.reshape.default, products, [*free, outputs, inputs // 2, 2], sizes=(*rows, outputs, inputs // 2, 2)
+    )
     sums = call(aten.sum.dim_IntList, twos, [-1], sizes=(*rows, outputs, inputs // 2))
     saturated = call(aten.clamp.default, sums, -(2.0**15), 2.0**15 - 1, sizes=(*rows, outputs, inputs // 2))
     total = call(aten.sum.dim_IntList, saturated, [-1], sizes=(*rows, outputs))
-    exact = call(aten.sub.Tensor, total, stored(edit, f"{site}.shift", float(zero) * codes.sum(1)), sizes=(*rows, outputs))
+    exact = call(
+        aten.sub.Tensor, total, stored(edit, f"{site}.shift", float(zero) * codes.sum(1)), sizes=(*rows, outputs)
+    )
     real = call(aten.mul.Tensor, exact, stored(edit, f"{site}.steps", scale * weight_scale), sizes=(*rows, outputs))
     bias = node.args[2]
     edit.replace(node, real if bias is None else call(aten.add.Tensor, real, bias, sizes=(*rows, outputs)))
@@ -307,15 +326,23 @@ FAULTS = (
     Fault(29, "per-channel scales on the wrong axis", "node", _square_weight_pairs, _other_axis),
     Fault(30, "activation range x 0.5", "node", _clipping_pairs, _scaled_grid(0.5)),
     Fault(31, "an encoding missing, recomputed at run time", "node", _activation_pairs, in_file=_recomputed),
-    Fault(32, "bias scale is not input scale x weight scale", "node", _bias_pairs, _scaled_grid(1.25), on="onnxruntime"),
+    Fault(
+        32, "bias scale is not input scale x weight scale", "node", _bias_pairs, _scaled_grid(1.25), on="onnxruntime"
+    ),
     Fault(33, "s8 data read as u8", "node", _plain_weight_pairs, in_file=_read_as_unsigned),
     Fault(34, "rounding half away from zero", "node", _tying_pairs, in_file=_half_away),
     Fault(35, "ReLU fused with the wrong zero point", "group", _fused_relus, _wrong_zero_of_fused),
     Fault(36, "pairs of products saturate in 16 bits", "node", _integer_linears, _saturating),
     Fault(37, "fp16 overflow in one node", "node", _grows_with_inputs, _overflowing),
     Fault(38, "bf16 product under the fp32 policy", "bfloat16", FLOAT_LAYERS, _in_bfloat16, on="onnxruntime"),
-    Fault(38, "bf16 product under the fp32 policy", "bfloat16", _computed_short, on="openvino",
-          option={"precision": "bfloat16"}),
+    Fault(
+        38,
+        "bf16 product under the fp32 policy",
+        "bfloat16",
+        _computed_short,
+        on="openvino",
+        option={"precision": "bfloat16"},
+    ),
     Fault(39, "constant from an older checkpoint", "values of", FLOAT_LAYERS, in_file=_older_weight),
     Fault(40, "dropout left active", "run again", _float_activations, in_file=_active_dropout, on="onnxruntime"),
     Fault(40, "dropout left active", "run again", _float_activations, in_file=_drawn_mask, on="openvino"),

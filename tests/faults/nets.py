@@ -225,7 +225,9 @@ def _captured(name: str) -> tuple[Program, Mapping[str, np.ndarray], tuple[Case,
     make, data_of, dynamic = NETS[name]
     torch.manual_seed(0)
     data = data_of()
-    program = flow.capture(make().eval(), {key: torch.from_numpy(array[:2]) for key, array in data.items()}, dynamic=dynamic)
+    program = flow.capture(
+        make().eval(), {key: torch.from_numpy(array[:2]) for key, array in data.items()}, dynamic=dynamic
+    )
     return program, data, parity_cases(program.signature, data)
 
 
@@ -268,7 +270,9 @@ def with_round_scales(program: Program) -> Program:
         for name in dict.fromkeys(str(node.args[1].target) for node in pairs)
     }
     for layer in program.call_nodes:
-        grids = [used.args[1] for used in layer.args[:3] if isinstance(used, Node) and used.target is dialect.dequantize]
+        grids = [
+            used.args[1] for used in layer.args[:3] if isinstance(used, Node) and used.target is dialect.dequantize
+        ]
         if len(grids) == 3 and str(grids[2].target) in biases:
             rounded[str(grids[2].target)] = rounded[str(grids[0].target)] * rounded[str(grids[1].target)]
     for name, scale in rounded.items():

@@ -198,4 +198,6 @@ def wrong_data(way: str, target: Target, folder) -> Result:
     )  # fmt: skip
     random = random_gate_rejects(good.program, candidate)
     candidate.close()
-    return Result(number, text, "colour", target.runtime, way, bool(message), message, word in message, message, 0, random)
+    return Result(
+        number, text, "colour", target.runtime, way, bool(message), message, word in message, message, 0, random
+    )

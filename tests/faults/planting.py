@@ -131,14 +131,18 @@ def with_result(change: Callable[[Edit, fx.Node], fx.Node]) -> Callable[[Program
     return plant
 
 
-def insert(edit: Edit, anchor: fx.Node, target: Any, *args: Any, sizes: Sequence[Any] | None = None, dtype: str = "") -> fx.Node:
+def insert(
+    edit: Edit, anchor: fx.Node, target: Any, *args: Any, sizes: Sequence[Any] | None = None, dtype: str = ""
+) -> fx.Node:
     """A call right before ``anchor``; of the shape of its first operand unless ``sizes`` are given."""
     like = tensor_value(args[0])
     value = TensorValue(dtype or like.dtype, tuple(like.shape if sizes is None else sizes))
     return edit.before(anchor, "planted", target, args, value)
 
 
-def append(edit: Edit, node: fx.Node, target: Any, *args: Any, sizes: Sequence[Any] | None = None, dtype: str = "") -> fx.Node:
+def append(
+    edit: Edit, node: fx.Node, target: Any, *args: Any, sizes: Sequence[Any] | None = None, dtype: str = ""
+) -> fx.Node:
     """A call right behind ``node``, likewise."""
     like = tensor_value(args[0])
     value = TensorValue(dtype or like.dtype, tuple(like.shape if sizes is None else sizes))

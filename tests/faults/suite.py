@@ -63,7 +63,9 @@ class Result:
         return asdict(self)
 
 
-def plan(target: Target, faults: Sequence[Fault] = FAULTS, nets: Sequence[str] = ALL) -> Iterator[tuple[Fault, Net, str]]:
+def plan(
+    target: Target, faults: Sequence[Fault] = FAULTS, nets: Sequence[str] = ALL
+) -> Iterator[tuple[Fault, Net, str]]:
     """Every fault in every net where it applies, at the first site of each."""
     for fault in faults:
         if fault.on not in ("", target.runtime):

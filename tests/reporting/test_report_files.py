@@ -14,6 +14,7 @@ import gossamer
 from gossamer import cli, flow
 from gossamer.core import extras
 from gossamer.core.errors import ArtifactError, MissingExtra, OptionError, OutputExists
+from gossamer.demo import digits
 
 
 def test_the_verb_returns_the_path(digit_artifact: Path, tmp_path: Path):
@@ -73,6 +74,12 @@ def test_without_the_extra_it_is_named(
     with pytest.raises(MissingExtra, match=rf"{missing} is not installed[\s\S]*pip install \"gossamer\[report\]\""):
         gossamer.report(digit_artifact, tmp_path / "page.html")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_demo_does_without_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    assert digits._page(tmp_path / "demo-out", force=False) == tmp_path / "demo-out.html"
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    assert digits._page(tmp_path / "demo-out", force=False) is None
 
 
 def test_it_is_written_where_torch_is_not_installed(digit_artifact: Path, tmp_path: Path):

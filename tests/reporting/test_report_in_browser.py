@@ -71,3 +71,23 @@ def test_what_is_not_the_pages_own_does_not_run(browser: Browser, path: Path):
     assert browser.ask("document.title") != "owned"
     assert len(browser.problems) == 2
     assert all("Content Security Policy" in problem for problem in browser.problems)
+
+
+@pytest.mark.parametrize("width", [1200, 400])
+def test_names_of_any_length_fit(browser: Browser, rich: dict[str, Any], tmp_path: Path, width: int):
+    long = "blocks.0.conv1|" * 40
+    evidence = rich["evidence"]
+    evidence["provenance"].append(long)
+    evidence["member"] = long
+    evidence["layers"][0]["layer"] = long
+    evidence["task"]["search"] |= {"notes": [long], "budget": long, "summary": long}
+    for member in evidence["story"]["members"]:
+        member |= {"name": long, "reasons": [long]}
+    for claim in evidence["claims"]:
+        claim |= {"clause": long, "found": long}
+    for group in evidence["behaviour"]["per_class"]:
+        group["name"] = group["name"] + long
+    rich |= {"name": long, "recipe": long, "targets": [{"target": long, "precision": "int8"}]}
+    browser.open(write_report(rich, tmp_path / "page.html"), width=width)
+    assert browser.problems == []
+    assert browser.ask("document.documentElement.scrollWidth") == width

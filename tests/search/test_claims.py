@@ -263,9 +263,11 @@ def test_behaviour_of_a_metric():
     by_answers = behaviour_of(F1, given)
     assert by_answers is not None
     assert by_answers.flips == found.flips
-    errors = behaviour_of(MAE, regression(0.1))
+    figures = regression(0.1)
+    ages = Predictions(figures.before, figures.after, figures.labels, np.arange(500) % 90, "")
+    errors = behaviour_of(MAE, ages)
     assert errors is not None
-    assert (errors.flips, errors.unit) == (None, "")
+    assert (errors.flips, errors.classes, errors.unit) == (None, (), "")
     assert behaviour_of(F1, Predictions(given.before, given.after, given.labels, None, "")) is None
 
 

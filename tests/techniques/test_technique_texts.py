@@ -10,8 +10,11 @@ from hypothesis import strategies as st
 
 from gossamer.core.errors import OptionError, UnknownName
 from gossamer.techniques import TECHNIQUES, resolve_technique
+from gossamer.techniques.base import Technique
 from gossamer.techniques.quantize.calibration import OBSERVERS
+from gossamer.techniques.quantize.equalize import Equalize
 from gossamer.techniques.quantize.int8 import Int8
+from gossamer.techniques.quantize.smooth import Smooth
 from gossamer.techniques.recipe import Recipe
 
 GLOBS = st.from_regex(r"[a-z0-9_.*?\[\]!{}=-]{1,12}", fullmatch=True)
@@ -26,21 +29,27 @@ INT8 = st.builds(
     bias_correction=st.booleans(),
 )
 
+TECHNIQUE = st.one_of(
+    INT8,
+    st.builds(Equalize, sweeps=st.integers(1, 10**6)),
+    st.builds(Smooth, alpha=st.floats(0, 1)),
+)
+
 
 @settings(deadline=None)
-@given(INT8)
-def test_a_technique_reads_back_from_its_text(technique: Int8):
+@given(TECHNIQUE)
+def test_a_technique_reads_back_from_its_text(technique: Technique):
     assert resolve_technique(str(technique)) == technique
 
 
 @settings(deadline=None)
 @given(
-    st.lists(INT8, max_size=3),
+    st.lists(TECHNIQUE, max_size=3),
     st.integers(0, 2**63 - 1),
     st.sampled_from(["", "onnxruntime:cpu"]),
     st.text(st.characters(codec="utf-8"), max_size=9),
 )
-def test_a_recipe_reads_back_from_its_text(steps: list[Int8], seed: int, target: str, digest: str):
+def test_a_recipe_reads_back_from_its_text(steps: list[Technique], seed: int, target: str, digest: str):
     recipe = Recipe(tuple(steps), seed, target, digest)
     assert Recipe.from_toml(recipe.to_toml()) == recipe
 

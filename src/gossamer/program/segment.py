@@ -9,10 +9,11 @@ from __future__ import annotations
 import operator
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
 from torch import fx
+from torch.fx.node import map_arg
 
 from gossamer.core.errors import UnknownName
 from gossamer.core.names import nearest
@@ -70,10 +71,8 @@ def atoms(program: Program) -> list[tuple[str, ...]]:
     for node in program.call_nodes:
         if node in made:
             continue
-        head = node
-        if node.target is operator.getitem or (node.target is dialect.dequantize and _is_pair(node)):
-            (source,) = node.all_input_nodes[:1]
-            head = owner.get(source, node)
+        together = node.target is operator.getitem or _is_pair(node)
+        head = owner.get(node.all_input_nodes[0], node) if together else node
         owner[node] = head
         found.setdefault(head, []).append(node.name)
     return [tuple(names) for names in found.values()]
@@ -100,49 +99,51 @@ def fused_groups(program: Program) -> list[tuple[str, ...]]:
 def _fused_behind(quantize: fx.Node, parts: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Names of the nodes whose results reach only this quantize, back to the dequantizes before."""
     found: list[str] = []
-    waiting = [(quantize.args[0], quantize)]
+    waiting = [(quantize.all_input_nodes[0], quantize)]
     while waiting and len(found) < LARGEST_GROUP:
         node, reader = waiting.pop(0)
-        plain = isinstance(node, fx.Node) and node.name in parts and node.target is not dialect.dequantize
+        plain = node.name in parts and node.target is not dialect.dequantize
         if plain and set(node.users) == {reader} and isinstance(node.meta["value"], TensorValue):
             found.append(node.name)
             waiting += [(used, node) for used in node.all_input_nodes]
     return found
 
 
-def piece_of(program: Program, names: Collection[str]) -> Piece:
-    """The piece that the named nodes make; without outputs if nobody reads of it.
+def pieces_of(program: Program, groups: Iterable[Collection[str]]) -> list[Piece]:
+    """The pieces that groups of named nodes make; one that nobody reads of has no outputs.
 
     Raises:
         UnknownName: a name is no node of the program.
     """
-    wanted = set(names)
-    _require_nodes(program, wanted)
+    by_name = _nodes_by_name(program)
+    place = {name: index for index, name in enumerate(by_name)}
     made = _made_again(program)
     results = set(outputs_of(program.graph))
-    members = [node for node in program.call_nodes if node.name in wanted]
-    inputs: dict[str, None] = {}
-    outputs = []
-    for node in members:
-        for used in node.all_input_nodes:
-            if used.name not in wanted and used not in made:
-                inputs[used.name] = None
-        read = node in results or any(
-            user.name not in wanted and user.op != "output" and not _is_size(user) for user in node.users
-        )
-        if read and isinstance(node.meta["value"], TensorValue):
-            outputs.append(node.name)
-    return Piece(tuple(node.name for node in members), tuple(inputs), tuple(outputs))
+    pieces = []
+    for group in groups:
+        _require(program, by_name, group)
+        wanted = set(group)
+        members = sorted(wanted, key=place.__getitem__)
+        inputs: dict[str, None] = {}
+        outputs = []
+        for node in map(by_name.__getitem__, members):
+            inputs |= {used.name: None for used in node.all_input_nodes if used.name not in wanted and used not in made}
+            readers = (user for user in node.users if user.op != "output" and not _is_size(user))
+            read = node in results or any(user.name not in wanted for user in readers)
+            if read and isinstance(node.meta["value"], TensorValue):
+                outputs.append(node.name)
+        pieces.append(Piece(tuple(members), tuple(inputs), tuple(outputs)))
+    return pieces
 
 
 def downstream(program: Program, names: Collection[str]) -> Piece:
     """The piece of all nodes that depend on the named values, which are among its inputs."""
-    _require_nodes(program, set(names))
+    _require(program, _nodes_by_name(program), names)
     reached = set(names)
     for node in program.call_nodes:
         if any(used.name in reached for used in node.all_input_nodes):
             reached.add(node.name)
-    return piece_of(program, reached - set(names))
+    return pieces_of(program, [reached - set(names)])[0]
 
 
 def cut(program: Program, pieces: Iterable[Piece]) -> Segment:
@@ -164,13 +165,14 @@ def expose(program: Program, names: Sequence[str]) -> Program:
     Raises:
         UnknownName: a name is no node of the program.
     """
-    by_name = _require_nodes(program, set(names))
+    by_name = _nodes_by_name(program)
+    _require(program, by_name, names)
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    results = graph.graph_copy(program.graph, copies)
+    graph.graph_copy(program.graph, copies)
     taken = {spec.name for spec in program.signature.outputs}
     added = [by_name[name] for name in dict.fromkeys(names) if name not in taken]
-    graph.output((*results, *(copies[node] for node in added)))  # pyright: ignore[reportGeneralTypeIssues]
+    graph.output(tuple(copies[node] for node in (*outputs_of(program.graph), *added)))
     outputs = (*program.signature.outputs, *(_spec(node, node.name) for node in added))
     signature = Signature(program.signature.inputs, outputs, program.signature.dims)
     return Program(program.name, graph, program.tensors, program.roles, signature, program.provenance)
@@ -194,34 +196,29 @@ class _Cutter:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.made = _made_again(program)
-        self.by_name = {node.name: node for node in program.graph.nodes}
+        self.by_name = _nodes_by_name(program)
+        self.place = {node: index for index, node in enumerate(self.by_name.values())}
         self.graph = fx.Graph()
         self.given: dict[fx.Node, fx.Node] = {}
         self.tensors: dict[fx.Node, fx.Node] = {}
 
     def cut(self, pieces: Sequence[Piece]) -> Segment:
         """Inputs first, then stored tensors, then the pieces one after the other."""
-        for piece in pieces:
-            _require_nodes(self.program, set(piece.outputs))
+        _require(self.program, self.by_name, [name for piece in pieces for name in piece.outputs])
         plans = [self._plan(piece) for piece in pieces]
-        feeds = {self._input_name(node): node for node in dict.fromkeys(node for _, given in plans for node in given)}
+        feeds = {self._input_name(node): node for _, given in plans for node in given}
         for name, node in feeds.items():
             self.given[node] = self._create("placeholder", name, node, name)
-        members = {node for nodes, _ in plans for node in nodes}
-        for node in self.program.graph.nodes:
-            if node.op == "get_attr" and (node in members or self._of_a_grid(node)):
-                self.tensors[node] = self._create("get_attr", str(node.target), node, node.name)
+        stored = {node for nodes, _ in plans for node in nodes if node.op == "get_attr"}
+        stored |= {part for node in feeds.values() if _is_pair(node) for part in node.all_input_nodes[1:]}
+        for node in sorted(stored, key=self.place.__getitem__):
+            self.tensors[node] = self._create("get_attr", str(node.target), node, node.name)
         results: dict[str, fx.Node] = {}
         for piece, (nodes, given) in zip(pieces, plans, strict=True):
             copies = self._copy(nodes, given)
             results |= {name: copies[self.by_name[name]] for name in piece.outputs}
         self.graph.output(tuple(results.values()))
-        for node in list(self.tensors.values()):
-            if not node.users:
-                self.graph.erase_node(node)
-        used = {str(node.target) for node in self.graph.nodes if node.op == "get_attr"}
-        whole = self.program
+        whole, names = self.program, {str(node.target) for node in stored}
         signature = Signature(
             tuple(_spec(node, name) for name, node in feeds.items()),
             tuple(_spec(self.by_name[name], name) for name in results),
@@ -230,8 +227,8 @@ class _Cutter:
         program = Program(
             f"{whole.name}_segment",
             self.graph,
-            {name: tensor for name, tensor in whole.tensors.items() if name in used},
-            {name: role for name, role in whole.roles.items() if name in used},
+            {name: tensor for name, tensor in whole.tensors.items() if name in names},
+            {name: role for name, role in whole.roles.items() if name in names},
             signature,
             (*whole.provenance, "cut"),
         )
@@ -250,9 +247,10 @@ class _Cutter:
                 members.add(node)
                 waiting += [] if node.target is aten.sym_size.int else node.all_input_nodes
         for size in [node for node in members if node.target is aten.sym_size.int]:
-            if size.args[0] not in members and _holder(size, given) is None:
-                given[size.args[0]] = None  # pyright: ignore[reportArgumentType]
-        return [node for node in self.program.graph.nodes if node in members], list(given)
+            (measured,) = size.all_input_nodes
+            if measured not in members and _holder(size, given) is None:
+                given[measured] = None
+        return sorted(members, key=self.place.__getitem__), list(given)
 
     def _copy(self, nodes: Sequence[fx.Node], given: Sequence[fx.Node]) -> dict[fx.Node, fx.Node]:
         copies = {node: self._regridded(node) for node in given}
@@ -260,29 +258,26 @@ class _Cutter:
             if node.op == "get_attr":
                 copies[node] = self.tensors[node]
                 continue
-            target, args = node.target, node.args
-            if target is aten.sym_size.int and args[0] not in copies:
+            args = node.args
+            if node.target is aten.sym_size.int and args[0] not in copies:
                 args = _holder(node, given) or args
-            arguments = fx.map_arg((args, node.kwargs), copies.__getitem__)
-            copies[node] = self._create("call_function", target, node, node.name, *arguments)
+            arguments = map_arg((args, node.kwargs), copies.__getitem__)
+            copies[node] = self._create("call_function", node.target, node, node.name, *arguments)
         return copies
 
     def _regridded(self, node: fx.Node) -> fx.Node:
         """A given value, through the quantizer that it came from if it came from one."""
-        if node.target is not dialect.dequantize or not _is_pair(node):
+        if not _is_pair(node):
             return self.given[node]
-        quantize = node.args[0]
-        assert isinstance(quantize, fx.Node)
-        grid = [self.tensors[part] for part in node.args[1:3]]  # pyright: ignore[reportArgumentType]
-        args = (self.given[node], *grid, *quantize.args[3:])
-        codes = self._create("call_function", dialect.quantize, quantize, f"{node.name}_codes", args)
-        return self._create("call_function", dialect.dequantize, node, f"{node.name}_again", (codes, *grid, *node.args[3:]))
+        quantize, *grid = node.all_input_nodes
+        grid = [self.tensors[part] for part in grid]
+        codes_args = (self.given[node], *grid, *quantize.args[3:])
+        codes = self._create("call_function", dialect.quantize, quantize, f"{node.name}_codes", codes_args)
+        args = (codes, *grid, *node.args[3:])
+        return self._create("call_function", dialect.dequantize, node, f"{node.name}_again", args)
 
-    def _of_a_grid(self, node: fx.Node) -> bool:
-        return any(node in given.args[1:3] for given in self.given if given.target is dialect.dequantize)
-
-    def _create(self, op: str, target: object, like: fx.Node, name: str, *arguments: object) -> fx.Node:
-        node = self.graph.create_node(op, target, *arguments, name=name)  # pyright: ignore[reportArgumentType]
+    def _create(self, op: str, target: Any, like: fx.Node, name: str, *arguments: Any) -> fx.Node:
+        node = self.graph.create_node(op, target, *arguments, name=name)
         node.meta.update({key: like.meta[key] for key in ("value", "module", "source") if key in like.meta})
         return node
 
@@ -295,7 +290,9 @@ class _Cutter:
         return name
 
 
-def resume(program: Program, values: Mapping[str, np.ndarray], changed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def resume(
+    program: Program, values: Mapping[str, np.ndarray], changed: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
     """Outputs of the program if some of its values were others: the nodes behind them are computed again.
 
     Args:
@@ -319,11 +316,11 @@ def resume(program: Program, values: Mapping[str, np.ndarray], changed: Mapping[
 
 def _holder(size: fx.Node, given: Iterable[fx.Node]) -> tuple[fx.Node, int] | None:
     """A given value that has the same size along one of its axes, with the axis."""
-    value = size.meta["value"]
+    wanted = size.meta["value"].expression
     for node in given:
-        described = node.meta["value"]
-        if isinstance(described, TensorValue) and value.expression in described.shape:
-            return node, described.shape.index(value.expression)
+        value = node.meta["value"]
+        if isinstance(value, TensorValue) and wanted in value.shape:
+            return node, value.shape.index(wanted)
     return None
 
 
@@ -331,7 +328,9 @@ def _made_again(program: Program) -> set[fx.Node]:
     """Stored tensors, what is computed from these alone, and sizes."""
     found: set[fx.Node] = set()
     for node in program.graph.nodes:
-        constant = node.op == "call_function" and all(used in found and not _is_size(used) for used in node.all_input_nodes)
+        constant = node.op == "call_function" and all(
+            used in found and not _is_size(used) for used in node.all_input_nodes
+        )
         if node.op == "get_attr" or _is_size(node) or constant:
             found.add(node)
     return found
@@ -341,9 +340,9 @@ def _is_size(node: fx.Node) -> bool:
     return isinstance(node.meta.get("value"), SizeValue)
 
 
-def _is_pair(dequantize: fx.Node) -> bool:
-    codes = dequantize.args[0]
-    return isinstance(codes, fx.Node) and codes.target is dialect.quantize
+def _is_pair(node: fx.Node) -> bool:
+    """Whether a node is the dequantize of a pair."""
+    return node.target is dialect.dequantize and node.all_input_nodes[0].target is dialect.quantize
 
 
 def _spec(node: fx.Node, name: str) -> TensorSpec:
@@ -351,12 +350,14 @@ def _spec(node: fx.Node, name: str) -> TensorSpec:
     return TensorSpec(name, value.dtype, value.shape)
 
 
-def _require_nodes(program: Program, names: Collection[str]) -> dict[str, fx.Node]:
-    by_name = {node.name: node for node in program.graph.nodes if node.op != "output"}
+def _nodes_by_name(program: Program) -> dict[str, fx.Node]:
+    return {node.name: node for node in program.graph.nodes if node.op != "output"}
+
+
+def _require(program: Program, by_name: Mapping[str, fx.Node], names: Iterable[str]) -> None:
     for name in names:
         if name not in by_name:
             close = ", ".join(nearest(name, by_name))
             raise UnknownName(
                 f"cutting {program.name}", got=f"node {name!r}", expected="a node of the program", try_=close
             )
-    return by_name

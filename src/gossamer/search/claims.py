@@ -474,8 +474,8 @@ def behaviour_of(
 
 
 def _observe(metric: Metric, predictions: Predictions) -> Observed | None:
-    labels = class_numbers(predictions)
     before, after = (_output(metric, side) for side in (predictions.before, predictions.after))
+    labels = class_numbers(predictions) if before.ndim > 1 and before.shape[1] > 1 else None  # numbers are no classes
     score_before, score_after = _scores(metric, predictions)
     if score_before is None or score_after is None:
         if labels is None or before.ndim != 2:

@@ -9,25 +9,24 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
+from gossamer.core.errors import GossamerError
 from gossamer.core.runnable import Runnable
 from gossamer.core.target import Target
 from gossamer.lowering import Lowered
 from gossamer.program.interpreter import Interpreter
 from gossamer.program.program import Program
-from gossamer.program.segment import expose, frontiers, piece_of, resume
+from gossamer.program.segment import expose, frontiers, pieces_of, resume
 from gossamer.program.text import node_text
 from gossamer.runtimes import lower_for, open_executable
 from gossamer.search.opinions import notes_on
-from gossamer.search.probe import Build, Builder, PieceProbe
+from gossamer.search.probe import Build, Builder, PieceProbe, Raised, run_candidate
 from gossamer.verification.attribution import Attribution, attribute, noise
-from gossamer.verification.bisect import Diagnosis, Finding, Names, find_faults, find_wide_faults
+from gossamer.verification.bisect import SHOWN, Diagnosis, Finding, Names, find_faults, find_wide_faults
 from gossamer.verification.boundaries import explain_boundary
 from gossamer.verification.inputs import Case
 from gossamer.verification.parity import Parity, compare_runnables
@@ -103,15 +102,15 @@ def diagnose(
         boundary, attribution = "", None
         if not findings and parity.verdict == "rejected":
             boundary = explain_boundary(reference, whole, cases, policy) or _of_the_file(probe, cases)
-            attribution = None if boundary else error_sources(probe, whole)
-            if attribution is not None and not attribution.accumulates:
+            attribution = None if boundary else _sources(probe, whole)
+            if attribution is None and not boundary:
                 findings = find_wide_faults(probe.atoms, probe)
-    placed = tuple(_placed(probe, finding) for finding in findings)
+    placed = tuple(_placed(probe, finding, full=index < SHOWN) for index, finding in enumerate(findings))
     return Diagnosis(
         kind=placed[0].kind if placed else "boundary" if boundary else "accumulation" if attribution else "clean",
         findings=placed,
         boundary=boundary,
-        attribution=None if placed else attribution,
+        attribution=attribution,
         growth=growth,
         observed=observed,
         compilations=probe.compilations,
@@ -120,7 +119,7 @@ def diagnose(
 
 
 def compare_nodes(program: Program, build: Build, cases: Sequence[Case], policy: Policy, parity: Parity) -> Parity:
-    """A comparison with that of every node of a quantized program added, fused group by fused group, on reference integers.
+    """A comparison with that of every fused group of a quantized program added, on reference integers.
 
     End to end, a wrong step in one tensor drowns in what the policy leaves to rounding. Here each group gets the
     reference's own values: what is quantized in it may be off by ``policy.steps`` on ``policy.step_share`` of its
@@ -140,6 +139,15 @@ def compare_nodes(program: Program, build: Build, cases: Sequence[Case], policy:
     return replace(parity, verdict="rejected", reason=reason, failed_case=wrong[0].case)
 
 
+def _sources(probe: PieceProbe, candidate: Runnable) -> Attribution | None:
+    """Where the error comes from if it is the sum of what the parts do."""
+    try:
+        found = error_sources(probe, candidate)
+    except (GossamerError, Raised):
+        return None
+    return found if found.accumulates else None
+
+
 def error_sources(probe: PieceProbe, candidate: Runnable) -> Attribution:
     """How much of the error at the outputs each part of a program causes alone, on the first case of the probe.
 
@@ -147,14 +155,14 @@ def error_sources(probe: PieceProbe, candidate: Runnable) -> Attribution:
     """
     case = probe.cases[0]
     values = probe.values[case.name]
-    parts = {names: piece_of(probe.program, names) for names in _parts(probe)}
-    parts = {names: piece for names, piece in parts.items() if piece.outputs}
-    made = probe.run(list(parts.values()))[case.name]
+    parts = [piece for piece in pieces_of(probe.program, _parts(probe)) if piece.outputs]
+    made = probe.run(parts)[case.name]
     replaced = {}
-    for names, piece in parts.items():
+    for piece in parts:
         changed = {name: made[name] for name in piece.outputs}
-        replaced[names[0] if len(names) == 1 else f"{names[0]}..{names[-1]}"] = resume(probe.program, values, changed)
-    return attribute(resume(probe.program, values, {}), candidate.run(case.inputs), replaced)
+        name = piece.nodes[0] if len(piece.nodes) == 1 else f"{piece.nodes[0]}..{piece.nodes[-1]}"
+        replaced[name] = resume(probe.program, values, changed)
+    return attribute(resume(probe.program, values, {}), run_candidate(candidate, case.inputs, case), replaced)
 
 
 def _parts(probe: PieceProbe) -> list[Names]:
@@ -173,10 +181,10 @@ def _growth(probe: PieceProbe, candidate: Runnable) -> tuple[dict[str, float], b
     step = max(1, round(len(places) / math.sqrt(max(len(probe.atoms), 1))))
     chosen = places[step - 1 :: step]
     try:
-        plain = candidate.run(case.inputs)
+        plain = run_candidate(candidate, case.inputs, case)
         with probe.opened(expose(probe.source, chosen)) as tapped:
-            seen = tapped.run(case.inputs)
-    except Exception:  # noqa: BLE001 - a runtime may raise anything; the pieces will show where
+            seen = run_candidate(tapped, case.inputs, case)
+    except (GossamerError, Raised):  # the pieces will show where
         return {}, True
     growth = {name: math.sqrt(noise({name: probe.values[case.name][name]}, seen)) for name in chosen}
     outputs = {name: values for name, values in plain.items() if values.dtype.kind == "f"}
@@ -191,7 +199,7 @@ def _of_the_file(probe: PieceProbe, cases: Sequence[Case]) -> str:
     return "" if parity.verdict == "rejected" else "the file is not what lowering gives now: that is within the policy"
 
 
-def _placed(probe: PieceProbe, finding: Finding) -> Finding:
+def _placed(probe: PieceProbe, finding: Finding, *, full: bool) -> Finding:
     """The finding with operation, module and source line of its node, and what else is known about it."""
     (node,) = (node for node in probe.program.call_nodes if node.name == finding.node)
     return replace(
@@ -199,5 +207,5 @@ def _placed(probe: PieceProbe, finding: Finding) -> Finding:
         op=node_text(node),
         module=str(node.meta.get("module", "")),
         source=str(node.meta.get("source", "")),
-        notes=tuple(notes_on(probe, finding)),
+        notes=tuple(notes_on(probe, finding)) if full else (),
     )

@@ -13,7 +13,7 @@ import torch
 from gossamer.core.errors import GossamerError
 from gossamer.program.interpreter import Interpreter
 from gossamer.program.program import Program
-from gossamer.program.segment import Segment, cut, piece_of
+from gossamer.program.segment import Segment, cut, pieces_of
 from gossamer.search.probe import Builder, PieceProbe, Raised
 from gossamer.verification.attribution import noise
 from gossamer.verification.bisect import Finding
@@ -33,11 +33,9 @@ def notes_on(probe: PieceProbe, finding: Finding) -> Iterator[str]:
     """
     if finding.node in probe.unsteady:
         yield "another value when run again: dropout, noise or an uninitialised read"
-    if isinstance(probe.build, Builder):
-        yield from _other_tensors(probe, finding, probe.build)
     if probe.left <= 0 or finding.case not in probe.values:
         return
-    piece = piece_of(probe.program, finding.group)
+    (piece,) = pieces_of(probe.program, [finding.group])
     try:
         segment = cut(probe.source, [piece])
         got = probe.run([piece])[finding.case]
@@ -45,15 +43,16 @@ def notes_on(probe: PieceProbe, finding: Finding) -> Iterator[str]:
         return
     inputs = segment.inputs_from(probe.values[finding.case])
     wanted = {name: probe.values[finding.case][name] for name in piece.outputs}
-    yield from _precision(segment, inputs, wanted, got)
     if isinstance(probe.build, Builder):
-        yield from _file_or_runtime(probe.build.lower(segment.program).model, inputs, wanted, got)
+        model = probe.build.lower(segment.program).model
+        yield from _other_tensors(model, segment)
+        yield from _file_or_runtime(model, inputs, wanted, got)
+    yield from _precision(segment, inputs, wanted, got)
 
 
-def _other_tensors(probe: PieceProbe, finding: Finding, build: Builder) -> Iterator[str]:
-    """Stored tensors behind a finding that the file holds under their own name with other values."""
-    stored = {entry.name: entry for entry in onnx.load_from_string(build.lower(probe.source).model).graph.initializer}
-    segment = cut(probe.source, [piece_of(probe.program, finding.group)])
+def _other_tensors(model: bytes, segment: Segment) -> Iterator[str]:
+    """Stored tensors that the file holds under their own name with other values."""
+    stored = {entry.name: entry for entry in onnx.load_from_string(model).graph.initializer}
     for name, tensor in segment.program.tensors.items():
         if name in stored and tensor.dtype != torch.bfloat16:
             held = onnx.numpy_helper.to_array(stored[name])
@@ -95,9 +94,10 @@ def _file_or_runtime(model: bytes, inputs: Arrays, wanted: Arrays, got: Arrays) 
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            third = dict(zip(names, ReferenceEvaluator(model).run(names, dict(inputs)), strict=True))
+            results = ReferenceEvaluator(model).run(names, dict(inputs))
     except Exception:  # noqa: BLE001 - it lacks operations and raises what it likes: then there is no third opinion
         return
+    third = {name: np.asarray(values) for name, values in zip(names, results, strict=True)}
     apart = noise(wanted, got)
     if noise(got, third) <= NEARER * apart:
         yield "the file is wrong: ONNX's own evaluator agrees with the runtime"

@@ -19,7 +19,7 @@ from gossamer.lowering import Lowered
 from gossamer.program import dialect
 from gossamer.program.interpreter import Interpreter
 from gossamer.program.program import Program, outputs_of
-from gossamer.program.segment import Piece, Segment, atoms, cut, fused_groups, piece_of
+from gossamer.program.segment import Piece, atoms, cut, fused_groups, pieces_of
 from gossamer.program.values import TensorValue
 from gossamer.runtimes import lower_for, open_executable
 from gossamer.verification.bisect import MOST_COMPILATIONS, LocalError, Names
@@ -66,6 +66,7 @@ class Builder:
         return self._lower(self._target, program)
 
     def __call__(self, program: Program) -> Executable:
+        """Lower a program and open it."""
         self._count += 1
         path = self._folder / f"piece-{self._count}.onnx"
         path.write_bytes(self.lower(program).model)
@@ -139,12 +140,12 @@ class PieceProbe:
         """The error of each piece on reference inputs; ``None`` for one that cannot be run by itself."""
         found: list[LocalError | None] = []
         for start in range(0, len(pieces), TOGETHER):
-            found += self._together([piece_of(self.program, names) for names in pieces[start : start + TOGETHER]])
+            found += self._together(pieces_of(self.program, pieces[start : start + TOGETHER]))
         return found
 
     def inside(self, piece: Names) -> list[LocalError]:
         """The errors of all values of a piece, with each of them an output of the piece."""
-        whole = piece_of(self.program, piece)
+        (whole,) = pieces_of(self.program, [piece])
         inner = tuple(name for name in whole.nodes if self._is_tensor(name) and name not in self._codes)
         exposed = Piece(whole.nodes, whole.inputs, inner)
         try:
@@ -155,12 +156,14 @@ class PieceProbe:
 
     def run(self, pieces: Sequence[Piece]) -> Values:
         """Outputs of pieces side by side on reference inputs; the first case once more, to see what does not repeat."""
-        renamed = [replace(piece, outputs=tuple(self._ends.get(name, name) for name in piece.outputs)) for piece in pieces]
+        renamed = [
+            replace(piece, outputs=tuple(self._ends.get(name, name) for name in piece.outputs)) for piece in pieces
+        ]
         segment = cut(self.source, renamed)
         results: dict[str, dict[str, np.ndarray]] = {}
         with self.opened(segment.program) as runnable:
             for case in [*self.cases, self.cases[0]]:
-                outputs = _run(runnable, segment, self.values[case.name], case)
+                outputs = run_candidate(runnable, segment.inputs_from(self.values[case.name]), case)
                 outputs |= {name: outputs[end] for name, end in self._ends.items() if end in outputs}
                 before = results.setdefault(case.name, outputs)
                 self.unsteady |= {name for name in before if before[name].tobytes() != outputs[name].tobytes()}
@@ -225,14 +228,16 @@ class PieceProbe:
         return isinstance(self._by_name[name].meta["value"], TensorValue)
 
 
-class Raised(Exception):  # noqa: N818 - an event, caught where pieces are run
+class Raised(Exception):
     """A candidate raised while running; the message says where and what."""
 
 
-def _run(
-    runnable: Runnable, segment: Segment, values: Mapping[str, np.ndarray], case: Case
-) -> dict[str, np.ndarray]:
-    inputs = segment.inputs_from(values)
+def run_candidate(runnable: Runnable, inputs: Mapping[str, np.ndarray], case: Case) -> dict[str, np.ndarray]:
+    """Outputs by name.
+
+    Raises:
+        Raised: whatever the candidate raised.
+    """
     try:
         return runnable.run(inputs)
     except Exception as error:

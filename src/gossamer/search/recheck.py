@@ -12,6 +12,7 @@ import numpy as np
 
 from gossamer.artifacts import Artifact
 from gossamer.core.errors import ArtifactError, ModelError, OptionError
+from gossamer.core.extras import require_extra
 from gossamer.core.runnable import Executable
 from gossamer.core.specs import Signature
 from gossamer.runtimes import resolve_target
@@ -21,6 +22,7 @@ from gossamer.verification.policies import BF16, FP32, INT8, Policy
 from gossamer.verification.verdict import Verdict, decide
 
 if TYPE_CHECKING:
+    from gossamer.search.audit import Audit
     from gossamer.search.claims import ClauseResult
 
 _OPTIONS = frozenset({"weights", "dynamic", "example_inputs", "transform", "metric", "budget"})
@@ -84,6 +86,30 @@ def _first_diverging_node(artifact: Artifact, parity: Parity) -> tuple[str, ...]
     )
 
 
+def audit_artifact(artifact: Artifact, data: Any, claim: str, transform: Any = None) -> Audit:
+    """What an artifact would answer on other classes of x86 processors.
+
+    Args:
+        artifact: with int8 layers.
+        data: samples; with labels, where the metric of the artifact needs them.
+        claim: how much of the metric saturation may cost.
+        transform: for an image folder.
+    """
+    require_extra("torch", "compress", "auditing an artifact for other processors")
+    from gossamer.datasets.sources import read_samples
+    from gossamer.metrics import resolve_metric
+    from gossamer.program.storage import load_program
+    from gossamer.search.audit import Question, audit
+
+    (entry,) = artifact.manifest.targets.values()
+    program = load_program(artifact.folder / "program")
+    samples = read_samples(data, transform=transform).matched_to(program.signature)
+    metric = resolve_metric(artifact.evidence.get("task", {}).get("metric") or "agreement")
+    if metric.needs_labels and samples.labels is None:
+        metric = resolve_metric("agreement")
+    return audit(program, samples, resolve_target(entry.target), question=Question(metric, claim))
+
+
 class _Recorded:
     """A Runnable that gives recorded outputs."""
 
@@ -110,8 +136,6 @@ def _against_original(
     artifact: Artifact, parity: Parity, against: Any, data: Any, options: Mapping[str, Any]
 ) -> Verdict:
     """The metric of original and artifact on the same samples, with the budget that the artifact was made for."""
-    from gossamer.core.extras import require_extra
-
     require_extra("torch", "compress", "verifying against the original model")
     from gossamer.datasets.sources import read_samples
     from gossamer.frontends import read_model

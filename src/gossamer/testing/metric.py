@@ -186,17 +186,19 @@ class MetricContract:
     # What does not fit
 
     def test_nan_is_a_mistake_or_an_error(self) -> None:
-        """An output that is not a number never counts as right."""
+        """Outputs that are not numbers earn the worst value, and one among perfect ones does harm."""
         _, labels = self._drawn()
         perfect = self.perfect(labels)
-        broken = {name: array.copy() for name, array in perfect.items()}
-        for array in broken.values():
-            array[0] = np.nan
-        try:
-            value = self._value(broken, labels)
-        except DataError:
-            return
-        assert self.metric.harm(self._value(perfect, labels), value) > 0
+        for broken in (slice(None), slice(1)):
+            outputs = _changed(perfect, np.copy)
+            for array in outputs.values():
+                array[broken] = np.nan
+            try:
+                value = self._value(outputs, labels)
+            except DataError:
+                continue
+            assert self.metric.harm(self._value(perfect, labels), value) > 0
+            assert broken == slice(1) or value == self.limits[self.metric.better == "lower"]
 
     @pytest.mark.parametrize(
         "wrong", ["no labels", "too few labels", "labels of another shape", "no samples", "scalar", "nothing"]

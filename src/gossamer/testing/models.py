@@ -17,7 +17,7 @@ from gossamer.frontends.torch_module import capture
 from gossamer.program.program import Program
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class SmallModel:
     """A way to make a model, with example inputs.
 
@@ -33,6 +33,7 @@ class SmallModel:
     dynamic: Any = "batch"
     refused: type[Exception] | None = None
 
+    @functools.cached_property
     def program(self) -> Program:
         """The captured model."""
         torch.manual_seed(0)
@@ -135,9 +136,9 @@ def _experts(m: Any, x: Tensor) -> Tensor:
 
 def _detector(m: Any, x: Tensor) -> dict[str, Tensor]:
     features = m["stem"](x)
-    scores, places = m["scores"](features).flatten(1).sigmoid().topk(3)
+    scores, places = m["scores"](features).flatten(1).topk(3)  # of logits: large ones are all 1 behind a sigmoid
     boxes = m["boxes"](features).flatten(2).gather(2, places[:, None].expand(-1, 4, -1))
-    return {"scores": scores, "boxes": boxes, "kept": scores > 0.5, "places": places}
+    return {"scores": scores.sigmoid(), "boxes": boxes, "kept": scores > 0, "places": places}
 
 
 class Recurrence(nn.Module):

@@ -152,9 +152,9 @@ class RuntimeContract:
         small = self.models[model]
         if small.refused is not None:
             with pytest.raises(small.refused):
-                small.program()
+                _ = small.program
             return
-        program = small.program()
+        program = small.program
         with expecting(gap_of(self.gaps, "model", model)):
             self._require_parity(program, small.arrays, tmp_path, self.policy)
 
@@ -165,7 +165,7 @@ class RuntimeContract:
             pytest.skip("the target has no int8 kernels")
         small = self.models["residual"]
         inputs = {name: np.repeat(array, 4, 0) for name, array in small.arrays.items()}
-        program = Int8().apply(small.program(), inputs, target)
+        program = Int8().apply(small.program, inputs, target)
         self._require_parity(program, inputs, tmp_path, "int8", target.facts.quantizers.placement_snr_db)
 
     def _require_parity(

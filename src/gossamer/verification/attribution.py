@@ -10,22 +10,22 @@ import numpy as np
 
 SHOWN = 5
 
-UNEXPLAINED = 0.5
-"""Share of the error that the parts may leave unexplained, or explain twice, for it still to be theirs."""
+LEAST, MOST = 0.5, 2.0
+"""Share of the noise that the parts together must explain for it to be theirs. Where errors know nothing of each
+other it is 1, up to the cross terms of one draw."""
 
 Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Shares of an error at the outputs.
+    """Shares of the noise at the outputs: |d|^2 / |reference|^2, the mean over the float outputs.
 
-    The share of a part is <d_part, d> / |d|^2, with d the error of the candidate and d_part that with this part alone from
-    the candidate. Where errors add up, all shares together are 1; a part that cancels others has a negative one.
+    Errors that know nothing of each other add up in it.
 
     Attributes:
-        total: |d| / |reference|, outputs counting alike.
-        parts: share by name, largest first.
+        total: noise of the candidate.
+        parts: noise with this part alone from the candidate, by name, largest first.
     """
 
     total: float
@@ -33,17 +33,21 @@ class Attribution:
 
     @property
     def explained(self) -> float:
-        """All shares together."""
-        return sum(self.parts.values())
+        """Noise of all parts together, as a share of the total."""
+        return sum(self.parts.values()) / self.total if self.total else 0.0
 
     @property
     def accumulates(self) -> bool:
         """Whether the errors of the parts by themselves are what is seen at the outputs."""
-        return abs(self.explained - 1) <= UNEXPLAINED
+        return LEAST <= self.explained <= MOST
 
     def __str__(self) -> str:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in list(self.parts.items())[:SHOWN] if share)
-        text = f"relative error at the outputs {self.total:.2e}, of which the parts explain {self.explained:.0%}"
+        shares = ", ".join(
+            f"{name} {noise / self.total:.0%}" for name, noise in list(self.parts.items())[:SHOWN] if noise
+        )
+        text = (
+            f"relative error at the outputs {self.total**0.5:.2e}; the parts explain {self.explained:.0%} of its square"
+        )
         return f"{text}: {shares}" if shares else text
 
     def to_json(self) -> dict[str, Any]:
@@ -51,40 +55,25 @@ class Attribution:
         return {"total": self.total, "parts": dict(self.parts), "explained": self.explained}
 
 
+def noise(reference: Arrays, other: Arrays) -> float:
+    """|d|^2 / |reference|^2, the mean over the float outputs; only values finite on both sides count."""
+    ratios = []
+    for name, values in reference.items():
+        if np.issubdtype(values.dtype, np.floating) and other[name].shape == values.shape:
+            wanted, got = values.astype(np.float64), other[name].astype(np.float64)
+            both = np.isfinite(wanted) & np.isfinite(got)
+            power, signal = float(np.sum((got[both] - wanted[both]) ** 2)), float(np.sum(wanted[both] ** 2))
+            ratios.append(power / signal if signal else power)
+    return float(np.mean(ratios)) if ratios else 0.0
+
+
 def attribute(reference: Arrays, candidate: Arrays, replaced: Mapping[str, Arrays]) -> Attribution:
-    """Rank the parts of a model by what each alone does to the outputs.
+    """Rank the parts of a model by the noise that each alone causes at the outputs.
 
     Args:
         reference: outputs of the reference, by output name.
         candidate: outputs of the candidate on the same inputs.
         replaced: by part, outputs of the reference with this part from the candidate.
     """
-    whole = _difference(reference, candidate)
-    power = float(whole @ whole)
-    shares = {name: float(_difference(reference, outputs) @ whole) / power if power else 0.0 for name, outputs in replaced.items()}
-    return Attribution(noise(reference, candidate) ** 0.5, dict(sorted(shares.items(), key=lambda item: -item[1])))
-
-
-def noise(reference: Arrays, other: Arrays) -> float:
-    """|d|^2 / |reference|^2, the mean over the float outputs; only values finite on both sides count."""
-    floats = [name for name, values in reference.items() if _comparable(values, other[name])]
-    difference = _difference(reference, other)
-    return float(difference @ difference) / len(floats) if floats else 0.0
-
-
-def _difference(reference: Arrays, other: Arrays) -> np.ndarray:
-    """All float outputs in a row, each in units of the norm of its reference."""
-    parts = []
-    for name, values in reference.items():
-        if _comparable(values, other[name]):
-            wanted, got = values.astype(np.float64).ravel(), other[name].astype(np.float64).ravel()
-            both = np.isfinite(wanted) & np.isfinite(got)
-            delta = np.zeros_like(wanted)
-            delta[both] = got[both] - wanted[both]
-            norm = float(np.linalg.norm(wanted[both]))
-            parts.append(delta / norm if norm else delta)
-    return np.concatenate(parts) if parts else np.zeros(0)
-
-
-def _comparable(values: np.ndarray, other: np.ndarray) -> bool:
-    return np.issubdtype(values.dtype, np.floating) and other.shape == values.shape
+    parts = {name: noise(reference, outputs) for name, outputs in replaced.items()}
+    return Attribution(noise(reference, candidate), dict(sorted(parts.items(), key=lambda item: -item[1])))

@@ -32,9 +32,9 @@ class Case:
 
     Attributes:
         name: for reports, ``real 0-7``, ``batch=1``, ``zeros``.
-        kind: ``real`` samples decide on agreement; ``shape`` cases look for other sizes and degenerate values; ``faint``
-            ones are so small that rounding of real size is large beside them, ``stress`` ones so large that rounding is
-            amplified.
+        kind: ``real`` samples decide on agreement; ``shape`` cases look for other sizes and degenerate values;
+            ``faint`` ones are so small that rounding of real size is large beside them, ``stress`` ones so large that
+            rounding is amplified.
         inputs: arrays by name, within the declared dtypes and ranges.
     """
 
@@ -49,13 +49,14 @@ def parity_cases(
     """Real samples, and shapes and values that the data lack, for comparing a model before and after lowering.
 
     Real cases: ``count`` samples by seeded choice, in batches of 8 where the batch may vary. Shape cases: batch 1, 2
-    and 13; the smallest size of every other named dim, one more than the data's (odd where that is even) and one half as
-    large again, by cropping and repeating real samples; the upper end of every range, where the inputs stay small there;
-    float inputs constant, all zero, and the real samples of largest magnitude; masks of 0 and 1 with their tail at 0.
-    A faint case holds float inputs a hundredth as large, a stress case ten thousand times as large. Every case stays in the
-    declared ranges, and inputs that share a named dim change together. Otherwise integer inputs only hold values seen in
-    the data, and masks (two values or fewer) are never made constant: indices and masks that no data have would compare
-    undefined behaviour. Random normal inputs are not used: they pass models that are wrong on real ones.
+    and 13; the smallest size of every other named dim, one more than the data's (odd where that is even) and one half
+    as large again, by cropping and repeating real samples; the upper end of every range, where the inputs stay small
+    there; float inputs constant, all zero, and the real samples of largest magnitude; masks of 0 and 1 with their tail
+    at 0. A faint case holds float inputs a hundredth as large, a stress case ten thousand times as large. Every case
+    stays in the declared ranges, and inputs that share a named dim change together. Otherwise integer inputs only hold
+    values seen in the data, and masks (two values or fewer) are never made constant: indices and masks that no data
+    have would compare undefined behaviour. Random normal inputs are not used: they pass models that are wrong on real
+    ones.
 
     Args:
         signature: of the model.

@@ -164,9 +164,9 @@ def compare_runnables(
 
     Real cases must keep all bounds of the policy, shape cases its tensor bounds (or only ``shape_sqnr_db`` where the
     policy has one). A shape case whose reference is nearly zero, max|ref| below ``tie_margin`` times that of the real
-    cases, has no meaningful ratio: its max|d| is judged on the scale of the real cases, as that of faint cases. Stress cases must only stay
-    finite where the reference does (all of it bitwise under ``exact``). Where the reference of a shape or stress case is
-    itself not finite, nothing is compared.
+    cases, has no meaningful ratio: its max|d| is judged on the scale of the real cases, as that of faint cases. Stress
+    cases must keep ``stress_sqnr_db``. Where the reference of a case that is not real is itself not finite, nothing is
+    compared.
 
     Agreement is the observed share over all real cases, ties aside, so below 100 decisions a single changed one
     rejects under "99 %"; the Wilson interval beside it says how little 32 of 32 prove.

@@ -22,7 +22,7 @@ class Policy:
         scaled_max: upper bound of max|d| / max|ref|.
         sqnr_db: lower bound of 10 log10(|ref|^2 / |d|^2).
         shape_sqnr_db: the only numeric bound on shape cases (zeros, constants, other sizes), in place of the others.
-        stress_sqnr_db: the only numeric bound on stress cases, where rounding is amplified but nonsense is still nonsense.
+        stress_sqnr_db: the only numeric bound on stress cases: rounding is amplified there, nonsense is still nonsense.
         agreement: least share of decisions on real cases that stay, ties aside.
         tie_margin: a decision whose top-2 margin is below this share of max|ref| is a tie.
         steps: node by node on reference integers: a quantized value may be off by so many steps of its grid, ...

@@ -34,6 +34,8 @@ _TRIAL_MEMORY = 2**28
 """Bytes of layer inputs kept to try strengths on."""
 _WEIGHT_STEPS = 8
 _SMALLEST = 1e-5
+_WORTH = 0.99
+"""Share of the error without scaling below which scaling counts as better."""
 
 
 @final
@@ -89,12 +91,14 @@ class Smooth(Technique):
         scaling = ChannelScaling(folded)
         smoothed = 0
         for group in groups:
-            tried = self._options(ranges, scaling, group)
+            scales = self._options(ranges, scaling, group)
             if rules is not None:
-                tried.append(torch.ones_like(tried[0]))
-                tried.sort(key=lambda scales, group=group: _error(scaling, group, scales, samples, rules))
-            if not tried[0].eq(1).all():
-                scaling.apply(group, tried[0])
+                none = torch.ones_like(scales[0])
+                errors = [_error(scaling, group, each, samples, rules) for each in (none, *scales)]
+                best = min(range(len(errors)), key=errors.__getitem__)
+                scales = [scales[best - 1]] if errors[best] < _WORTH * errors[0] else []
+            if scales:
+                scaling.apply(group, scales[0])
                 smoothed += 1
         if not smoothed:
             raise UnsupportedOp(doing, got=f"no less error by scaling any of {len(groups)}", expected="less for one")
