@@ -109,9 +109,11 @@ def run_network(name: str, root: Path, runtime: str, scale: Scale) -> dict[str, 
     programs, report = {"int8": plain}, {"audit": found.to_json()}
     if found.hazards:
         fixed = repair(technique, ranges, found, samples, target, TOP1, scale.audit)
-        programs["repaired"] = fixed.program
+        programs["repaired"] = fixed.program  # gossamer's own choice; the others are applied to all layers
         report["repair"] = {"technique": str(fixed.technique), "audit": fixed.audit.to_json()}
-    programs["7-bit"] = Int8(narrow=("*",)).quantize(ranges)
+    programs["safe pairs"] = Int8(safe_pairs=("*",)).quantize(ranges)
+    programs["7-bit weights"] = Int8(narrow=("*",)).quantize(ranges)
+    programs["7-bit inputs"] = Int8(narrow_activations=("*",)).quantize(ranges)
     report["seconds"] = time.process_time() - started
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

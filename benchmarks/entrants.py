@@ -15,7 +15,6 @@ import numpy as np
 import sessions
 from assets import Samples
 
-from gossamer.core.runnable import Executable
 from gossamer.metrics import METRICS
 from gossamer.verification.paired import drop_interval
 
@@ -51,10 +50,6 @@ class Entrant:
     def accuracy(self) -> float:
         """Top-1 in percent."""
         return 100 * float(self.right.mean())
-
-    def open(self, batch: int) -> Executable:
-        """A fresh session for calls of ``batch`` samples."""
-        return sessions.prepare(**self.opening(batch))()
 
     def opening(self, batch: int) -> dict[str, Any]:
         """The arguments of ``sessions.prepare`` as JSON values, so that another process can open the same."""

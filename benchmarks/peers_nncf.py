@@ -58,11 +58,10 @@ NNCF_CONVOLUTION = (
 )
 NNCF_TRANSFORMER = (
     NncfSetting("mixed", transformer=True),
-    NncfSetting("performance", transformer=True),
     NncfSetting("mixed", transformer=True, fast_bias=False),
     NncfSetting("mixed", transformer=True, smooth=False),
+    NncfSetting("performance", transformer=True),
     NncfSetting("performance", transformer=True, smooth=False),
-    NncfSetting("performance"),
 )
 
 

@@ -6,6 +6,7 @@ A row passes where the data show it, and an unstable comparison shows nothing.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ DIVERGENCE = 1.1
 TIME = 1.05
 """Upper bound of time beside the fastest peer, as a ratio."""
 
-FASTER_SHARE = 1 / 3
-"""Of the latency rows in which ours must be faster."""
+ROWS_A_WIN = 3
+"""Ours must be faster in one of so many latency rows."""
 
 
 def accuracy_row(gain: Mapping[str, Any], divergence: float, peer_divergence: float) -> dict[str, Any]:
@@ -41,14 +42,13 @@ def accuracy_row(gain: Mapping[str, Any], divergence: float, peer_divergence: fl
         peer_divergence: of the peer from fp32.
     """
     large = gain["n"] >= LARGE
-    ratio = divergence / peer_divergence if peer_divergence else float(divergence > 0) * float("inf")
-    near = large or not divergence or ratio <= DIVERGENCE
+    near = large or divergence <= DIVERGENCE * peer_divergence
     return {
         "peer": gain["to"],
         "lower_bound": gain["interval"][0],
         "limit": POINTS[large],
-        "divergence_ratio": ratio if divergence else 0.0,
-        "divergence_limit": None if large else DIVERGENCE,
+        "divergence": divergence,
+        "divergence_limit": None if large else DIVERGENCE * peer_divergence,
         "pass": bool(gain["interval"][0] >= POINTS[large] and near),
     }
 
@@ -138,13 +138,13 @@ def show_verdict(console: Console, results: Sequence[Mapping[str, Any]]) -> None
         table.add_column(column)
     for result in compared:
         row = result["accuracy"]
-        limit = f" (limit {row['divergence_limit']:g})" if row["divergence_limit"] else ""
+        limit = "" if row["divergence_limit"] is None else f" (limit {row['divergence_limit']:.4f})"
         first = [
             result["model"],
             result["runtime"],
             row["peer"],
             f"{_mark(row['pass'])} {row['lower_bound']:+.2f} pt (limit {row['limit']:+g})",
-            f"{row['divergence_ratio']:.2f}x{limit}",
+            f"{row['divergence']:.4f}{limit}",
         ]
         for timed in result["speed"]:
             low, high = timed["interval"]
@@ -155,7 +155,7 @@ def show_verdict(console: Console, results: Sequence[Mapping[str, Any]]) -> None
     console.print(table)
     speed = [row for result in compared for row in result["speed"]]
     passed, faster = sum(row["pass"] for row in speed), sum(row["faster"] for row in speed)
-    needed = -(-len(speed) // round(1 / FASTER_SHARE))
+    needed = math.ceil(len(speed) / ROWS_A_WIN)
     console.print(f"accuracy: {sum(result['accuracy']['pass'] for result in compared)} of {len(compared)} rows pass")
     console.print(f"latency: {passed} of {len(speed)} rows at most {TIME}x the fastest peer")
     console.print(f"faster than the fastest peer: {faster} of {len(speed)} rows, {needed} needed")

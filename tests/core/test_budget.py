@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossamer.core.budget import STATISTICS, TESTABLE, Budget, Clause, parse_budget
+from gossamer.core.budget import TESTABLE, Budget, Clause, parse_budget
 from gossamer.core.errors import BudgetSyntaxError
 from gossamer.core.units import format_amount
+from gossamer.testing import strategies
 
 METRICS = ("top1", "f1")
 
@@ -114,58 +115,13 @@ def test_limit_text_leaves_the_subject_out() -> None:
     assert str(clause) == f"{clause.subject} {clause.limit_text}"
 
 
-positive = st.floats(min_value=1e-300, max_value=1e300)
-shares = st.floats(min_value=1e-12, max_value=1.0)
-points = st.floats(min_value=0.0, max_value=100.0)
-confidences = st.sampled_from([0.95, 0.99]) | st.floats(
-    min_value=0.5, max_value=1.0, exclude_min=True, exclude_max=True
-)
-
-
-def clauses(**fields: object) -> st.SearchStrategy[Clause]:
-    fixed = {name: value if isinstance(value, st.SearchStrategy) else st.just(value) for name, value in fields.items()}
-    return st.builds(Clause, **{"confidence": confidences, **fixed})  # type: ignore[arg-type]
-
-
-def limits(quantity: str, comparison: str, unit: str, **fields: object) -> st.SearchStrategy[Clause]:
-    measured = clauses(quantity=quantity, comparison=comparison, unit=unit, amount=positive, **fields)
-    return measured | clauses(quantity=quantity, comparison=comparison, unit="x", amount=positive, **fields)
-
-
-names = st.sampled_from(METRICS)
-any_clause = st.one_of(
-    clauses(quantity=names, is_drop=True, comparison="<=", unit="pt", amount=points),
-    clauses(quantity=names, is_drop=True, comparison="<=", unit="pt", amount=points, scope="worst class"),
-    clauses(
-        quantity=names,
-        is_drop=True,
-        comparison="<=",
-        unit="pt",
-        amount=points,
-        scope="worst slice",
-        scope_name=st.sampled_from(["", "age"]),
-    ),
-    clauses(quantity="calibration error", is_drop=True, comparison="<=", unit="pt", amount=points),
-    clauses(quantity="calibration error", comparison="<=", unit="share", amount=shares),
-    clauses(quantity=names, comparison=">=", unit="share", amount=shares),
-    clauses(quantity=names, comparison=">=", unit="x", amount=positive),
-    clauses(quantity=st.sampled_from(["flips", "negative flips"]), comparison="<=", unit="share", amount=shares),
-    limits("latency", "<=", "ms", statistic=st.sampled_from(STATISTICS)),
-    limits("load time", "<=", "ms"),
-    limits("throughput", ">=", "/s"),
-    limits("peak memory", "<=", "B"),
-    limits("size", "<=", "B", confidence=0.95),
-)
-
-
-@given(st.lists(any_clause, min_size=1, max_size=5, unique_by=lambda clause: clause.subject))
-def test_printing_parses_back_to_an_equal_budget(parts: list[Clause]) -> None:
-    budget = Budget(tuple(parts))
+@given(strategies.budgets(METRICS))
+def test_printing_parses_back_to_an_equal_budget(budget: Budget) -> None:
     assert parse_budget(str(budget), None, METRICS) == budget
     assert str(parse_budget(str(budget), None, METRICS)) == str(budget)
 
 
-@given(any_clause)
+@given(strategies.clauses(METRICS))
 def test_what_prints_is_testable_and_has_no_exponent(clause: Clause) -> None:
     assert clause.kind in TESTABLE
     amount = clause.limit_text.split()[1]

@@ -8,10 +8,10 @@ import re
 import numpy as np
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gossamer.core.errors import DataError
 from gossamer.core.specs import NUMPY_DTYPES, Signature, TensorSpec, format_range, short_dtype
+from gossamer.testing import strategies
 
 TEXT = Signature(
     inputs=(TensorSpec("ids", "int32", ("batch", "length")), TensorSpec("mask", "float32", ("batch", "length"))),
@@ -29,24 +29,8 @@ def test_specs_print_with_short_dtypes() -> None:
     assert (format_range(1, None), format_range(1, 64)) == ("[1, ...]", "[1, 64]")
 
 
-specs = st.builds(
-    TensorSpec,
-    name=st.sampled_from(["x", "ids", "ü"]),
-    dtype=st.sampled_from(sorted(NUMPY_DTYPES)),
-    shape=st.lists(st.integers(0, 9) | st.sampled_from(["batch", "2*batch"]), max_size=4).map(tuple),
-)
-signatures = st.builds(
-    Signature,
-    inputs=st.lists(specs, max_size=3).map(tuple),
-    outputs=st.lists(specs, max_size=3).map(tuple),
-    dims=st.dictionaries(
-        st.sampled_from(["batch", "length"]), st.tuples(st.integers(0, 3), st.none() | st.integers(3, 9)), max_size=2
-    ),
-)
-
-
 @settings(max_examples=40)
-@given(signatures)
+@given(strategies.signatures())
 def test_signatures_survive_json_text(signature: Signature) -> None:
     assert Signature.from_json(json.loads(json.dumps(signature.to_json()))) == signature
 

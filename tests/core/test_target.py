@@ -45,7 +45,10 @@ def test_text_and_folder_name() -> None:
         ("onxruntime", "got: runtime 'onxruntime'\n  expected: one of: onnxruntime, openvino\n  try: 'onnxruntime'?"),
         ("", "got: runtime ''\n  expected: one of: onnxruntime, openvino\n  try: gossamer targets"),
         ("onnxruntime:cpuu", "got: device 'cpuu'\n  expected: one of: cpu, cuda\n  try: 'cpu'?"),
-        ("openvino:cpu,thread=2", "got: option 'thread'\n  expected: one of: batch, precision, threads\n  try: 'threads'?"),
+        (
+            "openvino:cpu,thread=2",
+            "got: option 'thread'\n  expected: one of: batch, precision, threads\n  try: 'threads'?",
+        ),
         ("openvino,", "got: option ''"),
     ],
 )

@@ -17,9 +17,9 @@ from gossamer.numerics.quantizers import (
     histogram_error,
     symmetric_grid,
 )
+from gossamer.testing import strategies
 
 FLOATS = st.floats(-1e4, 1e4, width=32).map(lambda value: 0.0 if abs(value) < 1e-4 else value)
-TENSORS = st.lists(FLOATS, min_size=1, max_size=40).map(lambda values: torch.tensor(values, dtype=torch.float32))
 RANGES = st.tuples(FLOATS, FLOATS).map(sorted)
 
 
@@ -50,7 +50,7 @@ class TestGrids:
         assert affine_grid(scalar(0.0), scalar(0.0), 0, 255)[0] == pytest.approx(MIN_SCALE)
         assert symmetric_grid(scalar(0.0), 127)[0] == pytest.approx(MIN_SCALE)
 
-    @given(ends=RANGES, low=st.sampled_from([(0, 255), (-128, 127), (0, 15), (-8, 7)]))
+    @given(ends=RANGES, low=strategies.code_ranges())
     def test_zero_is_on_every_affine_grid(self, ends: list[float], low: tuple[int, int]) -> None:
         scale, zero = affine_grid(scalar(ends[0]), scalar(ends[1]), *low)
         assert low[0] <= zero <= low[1]
@@ -72,7 +72,7 @@ class TestFakeQuantize:
         assert fake_quantize(x, torch.tensor([1.0, 10.0]), torch.zeros(2), 0, -8, 7).tolist() == [[1, 1], [10, 10]]
         assert fake_quantize(x.T, torch.tensor([1.0, 10.0]), torch.zeros(2), -1, -8, 7).T.tolist() == [[1, 1], [10, 10]]
 
-    @given(x=TENSORS)
+    @given(x=strategies.tensors())
     def test_the_error_is_at_most_half_a_step_inside_the_range(self, x: Tensor) -> None:
         scale, zero = affine_grid(x.amin(), x.amax(), 0, 255)
         error = (fake_quantize(x, scale, zero, None, 0, 255) - x).abs()
@@ -82,7 +82,7 @@ class TestFakeQuantize:
         inside = (torch.round(x / scale) + zero >= 0) & (torch.round(x / scale) + zero <= 255)
         assert (error[inside] <= scale / 2 + x[inside].abs() * 4 * torch.finfo(torch.float32).eps).all()
 
-    @given(x=TENSORS)
+    @given(x=strategies.tensors())
     def test_a_value_on_the_grid_stays(self, x: Tensor) -> None:
         scale, zero = symmetric_grid(x.abs().amax(), 127)
         once = fake_quantize(x, scale, zero, None, -127, 127)
@@ -100,7 +100,11 @@ class TestBestSymmetricScale:
         assert best_symmetric_scale(weight, 0, 7)[0] < 6.0 / 7
 
     @settings(max_examples=60)
-    @given(x=TENSORS, high=st.sampled_from([1, 3, 7, 127]), axis=st.sampled_from([0, 1, -1]))
+    @given(
+        x=strategies.tensors(st.tuples(st.integers(1, 40))),
+        high=st.sampled_from([1, 3, 7, 127]),
+        axis=st.sampled_from([0, 1, -1]),
+    )
     def test_it_is_never_worse_than_max_abs(self, x: Tensor, high: int, axis: int) -> None:
         weight = x.expand(2, -1).clone() * torch.tensor([[1.0], [0.5]])
         weight = weight if axis == 0 else weight.T

@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from gossamer.core.errors import UnknownName
 from gossamer.core.isa import host_profile
+from gossamer.numerics.quantizers import best_symmetric_scale
 from gossamer.numerics.saturation import (
     KERNELS,
     Arithmetic,
@@ -29,6 +30,7 @@ from gossamer.numerics.saturation import (
     multiply,
     operands_form,
     pairs_at_risk,
+    pairs_fit,
     weight_rows,
 )
 from gossamer.testing.older_cpu import LEVELS, older_cpu, why_not
@@ -114,6 +116,33 @@ def test_nothing_saturates_outside_the_bound():
     safe = torch.where(pairs_at_risk(weight, 0, 255, "pair16").repeat_interleave(2, 1), 0, weight)
     assert deviation(codes, weight, "pair16").saturated > 0
     assert deviation(codes, safe, "pair16").saturated == 0
+
+
+def test_safe_scales_lose_less_than_seven_bits():
+    """Both never saturate; of Gaussian weights the former keep more."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(32, 5, 3, 3, generator=generator)
+
+    def codes_and_error(scale: torch.Tensor, high: int) -> tuple[torch.Tensor, float]:
+        codes = torch.clamp(torch.round(weight / scale[:, None, None, None]), -high, high)
+        return codes, float((codes * scale[:, None, None, None] - weight).square().sum())
+
+    plain, best = codes_and_error(best_symmetric_scale(weight, 0, 127), 127)
+    safe, error = codes_and_error(best_symmetric_scale(weight, 0, 127, 80, (2.0, 0.5), pairs_fit), 127)
+    narrow, worse = codes_and_error(best_symmetric_scale(weight, 0, 63), 63)
+    assert not pairs_fit(plain).all()
+    assert pairs_fit(safe).all()
+    assert pairs_fit(narrow).all()
+    assert best < error < 0.8 * worse
+
+
+def test_a_safe_scale_exists_for_the_worst_weights():
+    weight = torch.tensor([[1.0, 1.0, -1.0, -1.0], [1.0, -1.0, 1.0, -1.0], [0.0, 0.0, 0.0, 0.0]])
+    scale = best_symmetric_scale(weight, 0, 127, 80, (2.0, 0.5), pairs_fit)
+    codes = torch.round(weight / scale[:, None])
+    assert pairs_fit(codes).all()
+    assert codes[0].abs().max() <= 64  # half of 128: two of them add up
+    assert torch.allclose(codes * scale[:, None], weight, rtol=0.01)  # half the distance of the ranges tried
 
 
 CONVOLUTIONS = [

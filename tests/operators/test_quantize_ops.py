@@ -6,16 +6,14 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import array_shapes, arrays
 from torch import Tensor
 
 import gossamer.operators.quantization  # noqa: F401 - registers the operations
 from gossamer.numerics.quantizers import affine_grid, fake_quantize, symmetric_grid
+from gossamer.testing import strategies
 
 quantize, dequantize = torch.ops.gossamer.quantize.default, torch.ops.gossamer.dequantize.default
-FLOATS = st.floats(-1e4, 1e4, width=32)
-VALUES = arrays(np.float32, array_shapes(min_dims=1, max_dims=3, max_side=5), elements=FLOATS)
+VALUES, FLOATS = strategies.arrays(), strategies.floats()
 
 
 def pair(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, low: int, high: int) -> Tensor:

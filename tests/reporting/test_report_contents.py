@@ -167,6 +167,13 @@ def test_no_word_of_speed_beyond_what_was_measured(
     assert "faster" not in top
 
 
+def test_a_larger_file_is_called_larger(facts: dict[str, Any], tmp_path: Path):
+    facts["size_bytes"] = 2 * facts["evidence"]["story"]["members"][0]["size_bytes"]
+    top = render(facts, tmp_path).text("top")
+    assert "2.00× larger" in top  # noqa: RUF001
+    assert "smaller" not in top
+
+
 def test_doubts_about_the_timing_stand_above_everything(facts: dict[str, Any], tmp_path: Path):
     doubts = ["the machine's speed changed by 20%"]
     facts["evidence"]["performance"]["against_baseline"]["doubts"] = doubts
@@ -234,8 +241,10 @@ def test_other_processors_are_listed_and_simulated_ones_say_so(facts: dict[str, 
     claim = {"clause": "top1 drop <= 1pt", "found": "drop -0.10 pt", "decision": "holds", "certificate": None}
     vnni = avx2 | {"profile": "vnni", "status": "audited", "simulated": False, "value": 98.0, "claim": claim}
     profiles = [avx2 | {"simulated": True, "value": None, "claim": None}, vnni]
-    facts["evidence"]["other_processors"] = {"profiles": profiles}
-    text = render(facts, tmp_path).text("claims")
+    facts["evidence"]["other_processors"] = {"profiles": profiles, "hazards": ["avx2"]}
+    page = render(facts, tmp_path)
+    assert "Not for every processor. On avx2 the same file may answer otherwise" in page.text("top")
+    text = page.text("claims")
     assert "avx2 simulated ! hazard 1 of 11 1.83 % –" in text  # noqa: RUF001
     assert "vnni top1 drop <= 1pt: drop −0.10 pt ✓ audited 1 of 11 1.83 % 98.00 %" in text  # noqa: RUF001
 

@@ -76,7 +76,7 @@ def test_a_planted_hazard_is_found_where_it_is(found: Audit):
 def test_repair_restores_the_exact_result(planted: Calibration, found: Audit, samples: Samples, target: Target):
     fixed = repair(Int8(), planted, found, samples, target, TOP1)
     assert fixed.audit.hazards == ()
-    assert "mean" in fixed.technique.narrow
+    assert "mean" in fixed.technique.safe_pairs
     assert fixed.cost is not None
     assert fixed.cost.decision != "fails"
     safe = repair(Int8(), planted, found, samples, target)  # without a question nothing may saturate
@@ -172,6 +172,17 @@ def test_labels_are_required(planted: Calibration, samples: Samples, target: Tar
         audit(Int8().quantize(planted), replace(samples, labels=None), target, ("avx2",), TOP1)
 
 
+def test_safe_scales_are_proven_without_a_run(
+    digit_program: Program, reader_program, digits, reader_ids, target: Target
+):
+    technique = Int8(safe_pairs=("*",))
+    for program, inputs in ((digit_program, {"x": digits[0][:256]}), (reader_program, {"ids": reader_ids})):
+        quantized = technique.apply(program, inputs, target)
+        for runtime in ("onnxruntime", "openvino"):
+            entry = audit(quantized, Samples(inputs, None, "any"), resolve_target(runtime), X86)
+            assert set(statuses(entry).values()) == {"proven safe"}
+
+
 @pytest.mark.parametrize("claim", ["top1 >= 90%", "drop <= 1pt; top1 >= 90%", ""])
 def test_a_claim_is_one_drop(planted: Calibration, samples: Samples, target: Target, claim: str):
     with pytest.raises(OptionError, match="one limit on a drop"):
@@ -225,10 +236,11 @@ def test_the_deployed_file_really_answers_so(
     emulation = Emulation(program, kernel_layers(program, runtime, "avx2"))
     emulated = next(iter(emulation.runnable.run(inputs).values()))
     here, older = (run_as(profile, program, target, inputs, tmp_path / profile) for profile in ("vnni", "avx2"))
-    noise = np.linalg.norm(here - exact)
-    assert noise < 0.01 * np.linalg.norm(exact)
-    assert np.linalg.norm(older - here) > 20 * noise
-    assert np.linalg.norm(older - emulated) < 3 * noise
-    narrow = Int8(narrow=("*",)).quantize(calibration)
-    safe = [run_as(profile, narrow, target, inputs, tmp_path / f"narrow_{profile}") for profile in ("vnni", "avx2")]
-    assert np.linalg.norm(safe[1] - safe[0]) < 3 * noise
+    size = np.linalg.norm(exact)
+    rounding = 10 ** (-38 / 20) * size  # the bound that the targets set: a few requantized values round otherwise
+    assert np.linalg.norm(here - exact) < rounding
+    assert np.linalg.norm(older - emulated) < rounding
+    assert np.linalg.norm(older - here) > 0.5 * size
+    safe = Int8(safe_pairs=("*",)).quantize(calibration)
+    answers = [run_as(profile, safe, target, inputs, tmp_path / f"safe_{profile}") for profile in ("vnni", "avx2")]
+    assert np.linalg.norm(answers[1] - answers[0]) < rounding

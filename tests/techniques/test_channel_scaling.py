@@ -304,6 +304,13 @@ def test_smoothing_needs_data(target: Target, inputs):
         Smooth().apply(program, inputs, target)
 
 
+def test_values_that_are_not_finite_are_named(target: Target):
+    program, x = captured(*NORMS["layer norm"])
+    x[7, 2, 1] = np.nan
+    with pytest.raises(DataError, match=r"values that are not finite at \w+ \(0\)"):
+        Smooth(alpha=0.5).apply(program, inputs_of(program, x), target)
+
+
 def test_the_search_for_a_strength_needs_a_target_with_integers():
     program, x = captured(*NORMS["layer norm"])
     elsewhere = Target("elsewhere")

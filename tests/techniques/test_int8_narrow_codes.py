@@ -91,7 +91,7 @@ def test_linear_layers_of_a_transformer_can_be_narrow(reader_program: Program, r
     assert np.linalg.norm(got - exact) < 10 ** (-38 / 20) * np.linalg.norm(exact)
 
 
-@pytest.mark.parametrize("option", ["narrow", "narrow_activations"])
+@pytest.mark.parametrize("option", ["narrow", "safe_pairs", "narrow_activations"])
 @pytest.mark.parametrize(("skip", "glob"), [((), "hed"), (("head",), "head")])
 def test_a_glob_that_narrows_nothing_is_refused(digit_program, digits, target, option: str, skip, glob: str):
     technique = Int8(skip=skip, **{option: (glob,)})

@@ -13,6 +13,7 @@ from gossamer.core.errors import UnknownName, UnsupportedOp
 from gossamer.core.target import Target
 from gossamer.program import Program, dialect
 from gossamer.program.dialect import aten
+from gossamer.runtimes import resolve_target
 from gossamer.techniques.quantize.int8 import Int8, int8_layers
 
 
@@ -253,3 +254,27 @@ def test_a_value_with_readers_of_both_kinds_is_quantized_for_the_linear_alone(ta
     program = Int8().apply(flow.capture(Gate(), {"x": torch.ones(2, 6)}), {"x": data}, target)
     (tanh,) = [node for node in program.call_nodes if node.target is aten.tanh.default]
     assert {user.target for user in tanh.users} == {dialect.quantize, aten.sigmoid.default}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "codes"),
+    [
+        (-1, 1, (-127, 127)),
+        (-1, 3, (-127, 127)),
+        (-3, 1, (-127, 127)),
+        (-1, 8, (0, 255)),
+        (-8, 1, (0, 255)),
+        (0, 1, (0, 255)),
+    ],
+)
+def test_a_target_may_want_two_sided_values_symmetric(low: float, high: float, codes: tuple[int, int]):
+    """Where one end is far from the other, a symmetric grid would waste most of its codes."""
+    rng = np.random.default_rng(0)
+    data = rng.uniform(low, high, (48, 4, 6, 6)).astype(np.float32)
+    net = nn.Sequential(nn.Conv2d(4, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 3)).eval()
+    program = flow.capture(net, torch.from_numpy(data[:2]))
+    technique = Int8(observer="minmax")
+    quantized = technique.apply(program, {"input": data}, resolve_target("openvino:cpu"))
+    first, second = of_class(quantized, "conv")
+    assert first.args[0].args[0].args[4:] == codes
+    assert second.args[0].args[0].args[4:] == (0, 255), "behind a relu"

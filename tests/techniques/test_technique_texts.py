@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gossamer.core.errors import OptionError, UnknownName
-from gossamer.techniques import TECHNIQUES, resolve_technique
+from gossamer.techniques import resolve_technique
 from gossamer.techniques.base import Technique
 from gossamer.techniques.quantize.calibration import OBSERVERS
 from gossamer.techniques.quantize.equalize import Equalize
@@ -130,13 +130,3 @@ def test_selectors_that_no_text_can_hold_are_refused(option: str, globs):
 def test_a_recipe_that_does_not_read_says_why(toml: str, error: type[Exception], message: str):
     with pytest.raises(error, match=message):
         Recipe.from_toml(toml)
-
-
-@pytest.mark.parametrize("name", TECHNIQUES)
-def test_each_technique_says_what_it_costs_and_where_it_comes_from(name: str):
-    technique = TECHNIQUES[name]
-    assert technique.name == name
-    documentation = technique.__doc__ or ""
-    assert "Cost:" in documentation
-    assert "Reference:" in documentation
-    assert resolve_technique(str(technique())) == technique()

@@ -92,7 +92,7 @@ class Doubles(Wrapper):
 
 class TestGivesAnotherDtype(Right):
     wrap = Doubles
-    rejected_by: ClassVar = VALUES | {"test_quantized_program_agrees"}
+    rejected_by: ClassVar = VALUES
 
 
 class TestIgnoresFixedDims(Right):
@@ -137,7 +137,7 @@ class ReusesItsBuffers(Wrapper):
     def run(self, inputs, taps=()):
         results = {}
         for name, value in self.inner.run(inputs, taps).items():
-            buffer = self.buffers.setdefault((name, value.shape), value)
+            buffer = self.buffers.setdefault((name, value.shape, value.dtype), value)
             buffer[...] = value
             results[name] = buffer
         return results
@@ -152,18 +152,17 @@ class WritesToInputs(Wrapper):
     def run(self, inputs, taps=()):
         results = self.inner.run(inputs, taps)
         for array in inputs.values():
-            array.flags.writeable = True
-            array[...] = 0
+            if array.flags.writeable:
+                array[...] = 0
         return results
 
 
 class TestWritesToInputs(Right):
     wrap = WritesToInputs
-    rejected_by: ClassVar = VALUES | {
-        "test_runs_twice_the_same",
-        "test_results_belong_to_the_caller",
-        "test_quantized_program_agrees",
-    }
+    rejected_by: ClassVar = {
+        "test_inputs_are_only_read", "test_sizes_may_vary", "test_wrong_inputs_are_refused", "test_runs_twice_the_same",
+        "test_results_belong_to_the_caller", "test_quantized_program_agrees",
+    }  # fmt: skip
 
 
 class WantsContiguousInputs(Wrapper):
@@ -175,7 +174,7 @@ class WantsContiguousInputs(Wrapper):
 
 class TestWantsContiguousInputs(Right):
     wrap = WantsContiguousInputs
-    rejected_by: ClassVar = {"test_inputs_are_only_read", "test_operation_agrees_with_the_interpreter"}
+    rejected_by: ClassVar = {"test_inputs_are_only_read"}
 
 
 class TakesAnything(Wrapper):
@@ -293,7 +292,7 @@ class Pool(Wrapper):
             semaphore.acquire()
             try:
                 self.inner.run(self.inputs)
-            except Exception:  # noqa: BLE001, S110 - the caller's own thread raises it as well
+            except Exception:  # noqa: BLE001 - the caller's own thread raises it as well
                 pass
             finally:
                 self.done.release()

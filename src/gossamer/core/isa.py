@@ -59,7 +59,7 @@ def hazard_here(hazards: Sequence[str], profile: str | None = None) -> str:
         return ""
     return (
         f"on this processor ({PROFILES.get(profile, profile)}) sums of 8-bit products saturate in this file: "
-        "it answers otherwise than where it was validated; repair it with 7-bit weights"
+        "it answers otherwise than where it was validated; quantize it again with int8{safe_pairs=*}"
     )
 
 

@@ -62,6 +62,8 @@ class QuantizerPlacement:
 
     Attributes:
         activation: scheme of activations, one scale per tensor.
+        two_sided: scheme of activations that go about as far below 0 as above and stay in integers between layers, if
+            another one.
         weight: scheme of weights.
         ops: placement by op class; the classes are those of ``gossamer.program.dialect.op_class``.
         fused_activations: ops that the runtime folds into the op before them, so that the pair goes behind them.
@@ -75,6 +77,7 @@ class QuantizerPlacement:
     fused_activations: frozenset[str]
     int8_kernels: frozenset[str]
     placement_snr_db: float
+    two_sided: Scheme | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +88,14 @@ class TargetFacts:
         precisions: element types with fast kernels, plain one first.
         extra: the gossamer extra that installs the runtime; empty if the base install has it.
         quantizers: placement rules, or ``None`` where the target has no int8 kernels.
+        placements: other rules by name, each faster for some networks or batch sizes.
         notes: what a user should know, for ``gossamer targets``.
     """
 
     precisions: tuple[str, ...]
     extra: str = ""
     quantizers: QuantizerPlacement | None = None
+    placements: Mapping[str, QuantizerPlacement] = field(default_factory=dict)
     notes: str = ""
 
     @property

@@ -6,6 +6,8 @@ A grid maps a real x to the code ``clamp(round(x / scale) + zero_point, low, hig
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -52,28 +54,39 @@ def symmetric_grid(largest: Tensor, high: int) -> tuple[Tensor, Tensor]:
     return scale, torch.zeros_like(scale)
 
 
-def best_symmetric_scale(weight: Tensor, axis: int, high: int, steps: int = 40, smallest: float = 0.5) -> Tensor:
-    """Per-channel scale of least squared error, searched from max-abs down to ``smallest`` of it.
+def best_symmetric_scale(
+    weight: Tensor,
+    axis: int,
+    high: int,
+    steps: int = 40,
+    ends: tuple[float, float] = (1.0, 0.5),
+    allowed: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Per-channel scale of least squared error, searched from the first range of ``ends`` to the last.
 
     Args:
         weight: any shape.
         axis: the channel axis.
         high: largest code, 127 for int8.
         steps: number of ranges tried.
-        smallest: the narrowest range tried, as a share of max-abs.
+        ends: widest and narrowest range tried, as shares of max-abs.
+        allowed: which channels may have these codes, given with the channel axis first; the widest range always may.
 
     Returns:
         (channels,) scales.
     """
-    rows = weight.movedim(axis, 0).flatten(1)
+    channels = weight.movedim(axis, 0)
+    rows = channels.flatten(1)
     largest = rows.abs().amax(1).clamp(min=MIN_SCALE * high)
-    best = largest / high
+    best = ends[0] * largest / high
     best_error = torch.full_like(best, torch.inf)
-    for share in torch.linspace(1.0, smallest, steps, dtype=rows.dtype).tolist():
+    for share in torch.linspace(*ends, steps, dtype=rows.dtype).tolist():
         scale = share * largest / high
         codes = torch.clamp(torch.round(rows / scale[:, None]), -high, high)
         error = (codes * scale[:, None] - rows).square().sum(1)
         better = error < best_error
+        if allowed is not None:
+            better &= allowed(codes.reshape(channels.shape))
         best, best_error = torch.where(better, scale, best), torch.where(better, error, best_error)
     return best
 

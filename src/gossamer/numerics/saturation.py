@@ -193,6 +193,20 @@ def pairs_at_risk(weight: Tensor, lowest: Tensor | float, highest: Tensor | floa
     return (up > _HIGHEST) | (down < _LOWEST)
 
 
+def pairs_fit(codes: Tensor) -> Tensor:
+    """Which outputs cannot saturate whatever the input, however the weights are packed.
+
+    Args:
+        codes: (outputs, channels, *kernel) of weight codes.
+
+    Returns:
+        (outputs,) of bool.
+    """
+    packings: tuple[Packing, ...] = get_args(Packing)
+    risks = [pairs_at_risk(weight_rows(codes, packing), 0, 255, "pair16").any(1) for packing in packings]
+    return ~torch.stack(risks).any(0)
+
+
 @dataclass(frozen=True)
 class Deviation:
     """How far a kernel's sums are from the exact ones.

@@ -41,7 +41,7 @@ X86 = ("avx2", "avx512", "vnni")
 
 _ROWS = 5
 _MOST = 0.99
-"""Share of the squared errors of all layers that the first rung of a repair takes on."""
+"""Share of the squared errors of all layers that the smaller repair takes on."""
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ class Repair:
     """A quantization that is no hazard on any class of processors that was audited.
 
     Attributes:
-        technique: with ``narrow`` or ``narrow_activations`` set.
+        technique: with ``safe_pairs`` set.
         program: it applied.
         audit: of this program.
         cost: what the repair itself costs in the metric, where there was a question; no kernel is slower for it.
@@ -327,9 +327,10 @@ def repair(
 ) -> Repair:
     """Quantize again so that no processor of those audited answers otherwise, as cheaply as possible.
 
-    Tried in turn, each audited again: 7-bit weights in the few layers that make nearly all of the error, in all that
-    saturated, in all that could; at last 7-bit inputs of these. The last two are proven safe by the bound. With a
-    question, what loses more in itself than may be lost is passed over.
+    Weights of the layers at risk get scales at which no two products exceed 16 bits: proven safe, and no kernel is
+    slower. Where this costs more of the metric than the question allows, only the few layers that make nearly all of
+    the error get them. Seven-bit weights are as safe and lose more; seven-bit inputs can take several times as long in
+    ONNX Runtime (``benchmarks/results/cross_cpu.json``).
 
     Args:
         technique: that the program was quantized with.
@@ -347,12 +348,8 @@ def repair(
     if not bad:
         raise OptionError("repairing for other processors", got="an audit without a hazard", expected="a hazard")
     profiles = [entry.profile for entry in found.profiles]
-    risky = _globs(layer.site for entry in bad for layer in entry.layers)
-    choices = (_globs(_worst(bad)), _globs(site for entry in bad for site in entry.saturating), risky)
-    rungs = (
-        *(replace(technique, narrow=_joined(technique.narrow, sites)) for sites in choices),
-        replace(technique, narrow_activations=_joined(technique.narrow_activations, risky)),
-    )
+    choices = _globs(layer.site for entry in bad for layer in entry.layers), _globs(_worst(bad))
+    rungs = [replace(technique, safe_pairs=tuple(dict.fromkeys((*technique.safe_pairs, *sites)))) for sites in choices]
     drawn = _draw(samples, calibration.program, count)
     before = predict(Interpreter(technique.quantize(calibration)), drawn) if question else {}
     best: Repair | None = None
@@ -387,7 +384,3 @@ def _rank(candidate: Repair) -> tuple[int, float]:
 
 def _globs(sites: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(literal_glob(site) for site in sites))
-
-
-def _joined(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*first, *second)))

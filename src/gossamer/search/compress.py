@@ -101,8 +101,11 @@ def _pool(task: Task, original: Original, notes: list[str]) -> _Pool:
     whole = plan.candidate(task)
     layers = scan(task, plan, whole, original.candidate)
     pool = _Pool(floats, plan, [whole, *faster_mixes(task, plan, whole, original.candidate)], layers)
+    others = [plan.placed(task, placement) for placement in task.target.facts.placements]
+    pool.int8 += [other.candidate(task) for other in others]
     for target, plain in zip(targets, floats, strict=True):
-        pool.int8 += [plan.candidate(task, target=target), *faster_mixes(task, plan, whole, plain, target)]
+        pool.int8 += [one.candidate(task, target=target) for one in (plan, *others)]
+        pool.int8 += faster_mixes(task, plan, whole, plain, target)
     return pool
 
 

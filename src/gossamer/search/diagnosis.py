@@ -19,13 +19,13 @@ from gossamer.core.runnable import Runnable
 from gossamer.core.target import Target
 from gossamer.lowering import Lowered
 from gossamer.program.interpreter import Interpreter
-from gossamer.program.program import Program
-from gossamer.program.segment import expose, frontiers, pieces_of, resume
+from gossamer.program.program import Program, outputs_of
+from gossamer.program.segment import expose, frontiers
 from gossamer.program.text import node_text
 from gossamer.runtimes import lower_for, open_executable
 from gossamer.search.opinions import notes_on
 from gossamer.search.probe import Build, Builder, PieceProbe, Raised, run_candidate
-from gossamer.verification.attribution import Attribution, attribute, noise
+from gossamer.verification.attribution import Attribution, noise
 from gossamer.verification.bisect import SHOWN, Diagnosis, Finding, Names, find_faults, find_wide_faults
 from gossamer.verification.boundaries import explain_boundary
 from gossamer.verification.inputs import Case
@@ -154,15 +154,10 @@ def error_sources(probe: PieceProbe, candidate: Runnable) -> Attribution:
     Cost: one compilation of all parts side by side, and for each the reference from there on.
     """
     case = probe.cases[0]
-    values = probe.values[case.name]
-    parts = [piece for piece in pieces_of(probe.program, _parts(probe)) if piece.outputs]
-    made = probe.run(parts)[case.name]
-    replaced = {}
-    for piece in parts:
-        changed = {name: made[name] for name in piece.outputs}
-        name = piece.nodes[0] if len(piece.nodes) == 1 else f"{piece.nodes[0]}..{piece.nodes[-1]}"
-        replaced[name] = resume(probe.program, values, changed)
-    return attribute(resume(probe.program, values, {}), run_candidate(candidate, case.inputs, case), replaced)
+    outputs = run_candidate(candidate, case.inputs, case)
+    ends = zip(probe.program.signature.outputs, outputs_of(probe.program.graph), strict=True)
+    got = {node.name: outputs[spec.name] for spec, node in ends}
+    return probe.sources([name for atom in probe.atoms for name in atom], _parts(probe), got)
 
 
 def _parts(probe: PieceProbe) -> list[Names]:

@@ -37,13 +37,13 @@ def notes_on(probe: PieceProbe, finding: Finding) -> Iterator[str]:
         return
     (piece,) = pieces_of(probe.program, [finding.group])
     try:
-        segment = cut(probe.source, [piece])
         got = probe.run([piece])[finding.case]
     except (GossamerError, Raised):
         return
+    segment = cut(probe.program, [piece])
     inputs = segment.inputs_from(probe.values[finding.case])
     wanted = {name: probe.values[finding.case][name] for name in piece.outputs}
-    if isinstance(probe.build, Builder):
+    if isinstance(probe.build, Builder) and probe.source is probe.program:
         model = probe.build.lower(segment.program).model
         yield from _other_tensors(model, segment)
         yield from _file_or_runtime(model, inputs, wanted, got)

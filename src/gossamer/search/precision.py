@@ -10,6 +10,7 @@ import numpy as np
 
 from gossamer.core.errors import GossamerError, UnsupportedOp
 from gossamer.core.target import Target
+from gossamer.program.program import Program
 from gossamer.search.evaluation import divergence, outputs_on
 from gossamer.search.task import Candidate, Task, lower_candidate
 from gossamer.techniques import resolve_technique
@@ -33,11 +34,13 @@ class Int8Plan:
 
     Attributes:
         before: steps on the float model.
+        program: the float model after these steps.
         technique: without ``skip``.
         calibration: of the model after these steps.
     """
 
     before: tuple[Technique, ...]
+    program: Program
     technique: Int8
     calibration: Calibration
 
@@ -45,9 +48,19 @@ class Int8Plan:
         """Quantize all layers but those in ``skip``, and lower."""
         technique = replace(self.technique, skip=tuple(map(_literal, skip)))
         program = technique.quantize(self.calibration)
+        where = f", {technique.placement}" if technique.placement else ""
         rest = f", {len(skip)} {'layer' if len(skip) == 1 else 'layers'} in float" if skip else ""
         floats = f", floats in {SHORT_NAMES[target.precision]}" if target and target != task.target else ""
-        return lower_candidate(task, f"int8{rest}{floats}", program, (*self.before, technique), target)
+        return lower_candidate(task, f"int8{where}{rest}{floats}", program, (*self.before, technique), target)
+
+    def placed(self, task: Task, placement: str) -> Int8Plan:
+        """The same with pairs placed in another way. Cost: one calibration."""
+        technique = replace(self.technique, placement=placement)
+        return replace(
+            self,
+            technique=technique,
+            calibration=technique.calibrate(self.program, task.calibrate.inputs, task.target),
+        )
 
     def __str__(self) -> str:
         return " + ".join(map(str, (*self.before, self.technique)))
@@ -79,7 +92,7 @@ def choose_int8(task: Task, reference: Mapping[str, np.ndarray]) -> tuple[Int8Pl
     except UnsupportedOp as error:
         return None, [f"int8 does not apply: {error.got}"]
     tried: dict[str, float] = {}
-    plan, best = Int8Plan((), Int8(), calibration), math.inf
+    plan, best = Int8Plan((), task.program, Int8(), calibration), math.inf
 
     def consider(name: str, candidate: Int8Plan | None, worth: float) -> None:
         nonlocal plan, best
@@ -92,7 +105,8 @@ def choose_int8(task: Task, reference: Mapping[str, np.ndarray]) -> tuple[Int8Pl
     try:
         for observer in OBSERVERS:
             technique = Int8(observer=observer)
-            consider(observer, Int8Plan((), technique, calibration.with_ranges_of(technique)), worth=1.0)
+            ranges = calibration.with_ranges_of(technique)
+            consider(observer, Int8Plan((), task.program, technique, ranges), worth=1.0)
         for name in FLOAT_STEPS:
             consider(name, _with_step(task, plan, name), _WORTH)
         consider("bias_correction", replace(plan, technique=replace(plan.technique, bias_correction=True)), _WORTH)
@@ -113,7 +127,8 @@ def _with_step(task: Task, plan: Int8Plan, name: str) -> Int8Plan | None:
             program = step.apply(program, task.calibrate.inputs, task.target)
     except UnsupportedOp:
         return None
-    return Int8Plan(steps, plan.technique, plan.technique.calibrate(program, task.calibrate.inputs, task.target))
+    calibration = plan.technique.calibrate(program, task.calibrate.inputs, task.target)
+    return Int8Plan(steps, program, plan.technique, calibration)
 
 
 def _literal(site: str) -> str:

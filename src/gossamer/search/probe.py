@@ -19,9 +19,10 @@ from gossamer.lowering import Lowered
 from gossamer.program import dialect
 from gossamer.program.interpreter import Interpreter
 from gossamer.program.program import Program, outputs_of
-from gossamer.program.segment import Piece, atoms, cut, fused_groups, pieces_of
+from gossamer.program.segment import Piece, atoms, cut, fused_groups, pieces_of, resume
 from gossamer.program.values import TensorValue
 from gossamer.runtimes import lower_for, open_executable
+from gossamer.verification.attribution import Attribution, attribute
 from gossamer.verification.bisect import MOST_COMPILATIONS, LocalError, Names
 from gossamer.verification.inputs import Case
 from gossamer.verification.parity import beyond, tensor_error
@@ -33,6 +34,9 @@ Build = Callable[[Program], Runnable]
 
 Values = Mapping[str, Mapping[str, np.ndarray]]
 """By case, then by name of the value."""
+
+MOST_BYTES = 2**29
+"""Values of the reference held at once; no further case is run when they take more."""
 
 TOGETHER = 256
 """Pieces that are built side by side in one model."""
@@ -110,11 +114,16 @@ class PieceProbe:
         return MOST_COMPILATIONS - self.compilations
 
     def observe(self, cases: Sequence[Case]) -> None:
-        """Run the reference on these cases from now on, keeping every value."""
-        self.cases = list(cases)
+        """Run the reference on these cases from now on, keeping every value; on fewer if that takes too much memory."""
+        self.cases = []
         names = [name for name, node in self._by_name.items() if node.op != "get_attr" and self._is_tensor(name)]
+        held = 0
         for case in cases:
+            if held > MOST_BYTES:
+                break
+            self.cases.append(case)
             self.values[case.name] = values = Interpreter(self.program).run(case.inputs, names)
+            held += sum(array.nbytes for array in values.values())
             for name in names if case.kind == "real" else ():
                 finite = values[name][np.isfinite(values[name])]
                 largest = float(np.abs(finite, dtype=np.float64).max(initial=0.0))
@@ -153,6 +162,35 @@ class PieceProbe:
         except (GossamerError, Raised):
             return []
         return [self._error(exposed, name, outputs) for name in inner]
+
+    def adds_up(self, piece: Names) -> bool:
+        """Whether the error of a piece is no more than what its atoms do by themselves, on the first case."""
+        try:
+            return self.sources(piece, [atom for atom in self.atoms if set(atom) <= set(piece)]).accumulates
+        except (GossamerError, Raised):
+            return False
+
+    def sources(
+        self, whole: Sequence[str], parts: Sequence[Names], got: Mapping[str, np.ndarray] | None = None
+    ) -> Attribution:
+        """How much of the error of a piece each of its parts causes alone, on the first case.
+
+        Args:
+            whole: the piece.
+            parts: pieces of it.
+            got: its outputs; by default it is built.
+        """
+        piece, *pieces = pieces_of(self.program, [whole, *parts])
+        pieces = [part for part in pieces if part.outputs]
+        name = self.cases[0].name
+        made, got = self.run(pieces)[name], self.run([piece])[name] if got is None else got
+        segment = cut(self.program, [piece])
+        values = {**self.values[name], **segment.inputs_from(self.values[name])}
+        replaced = {}
+        for part in pieces:
+            label = part.nodes[0] if len(part.nodes) == 1 else f"{part.nodes[0]}..{part.nodes[-1]}"
+            replaced[label] = resume(segment.program, values, {name: made[name] for name in part.outputs})
+        return attribute(resume(segment.program, values, {}), got, replaced)
 
     def run(self, pieces: Sequence[Piece]) -> Values:
         """Outputs of pieces side by side on reference inputs; the first case once more, to see what does not repeat."""

@@ -77,10 +77,11 @@ class MetricContract:
 
     def test_reads_the_first_output_or_the_named_one(self) -> None:
         """``name@output`` is deaf to the other outputs; a name that is not there is an error."""
-        outputs, labels = self._drawn()
+        _, labels = self._drawn()
+        outputs = self.perfect(labels)
         (name,) = outputs
         chosen = dataclasses.replace(self.metric, output=name)
-        noise = {"other": np.zeros_like(outputs[name])}
+        noise = {"other": -10 * outputs[name]}
         assert chosen.value({**noise, **outputs}, labels) == self._value(outputs, labels)
         assert self._value({**outputs, **noise}, labels) == self._value(outputs, labels)
         with pytest.raises(DataError, match=name):
@@ -168,8 +169,10 @@ class MetricContract:
         if scores is not None:
             factor = 100 if self.metric.unit == "%" else 1
             assert value == pytest.approx(factor * scores[drawn].mean(), rel=1e-9)
-        low, high = self.limits
-        assert low <= value <= high
+        half = {name: np.concatenate([array[:30], outputs[name][30:]]) for name, array in self.perfect(labels).items()}
+        worse = np.r_[:SAMPLES, np.tile(np.arange(30, SAMPLES), 3)]
+        repeated = self._value(_changed(half, lambda array: array[worse]), labels[worse])
+        assert self.metric.harm(self._value(half, labels), repeated) > 0, "mistakes drawn more often do more harm"
 
     def test_computes_the_same_twice_and_writes_nothing(self) -> None:
         """Read-only arrays in float32 or float64 give one value."""

@@ -59,6 +59,10 @@ class Probe(Protocol):
         """The errors of all values of a piece, in order of execution, with each of them an output of the piece."""
         ...
 
+    def adds_up(self, piece: Names) -> bool:
+        """Whether the error of a piece is no more than what its parts do by themselves."""
+        ...
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -223,7 +227,10 @@ def _inside_group(error: LocalError, group: Names, atoms: Sequence[Names], probe
 
 
 def _windows(atoms: Sequence[Names], size: int, found: Sequence[Finding], probe: Probe) -> list[Finding]:
-    """Bad runs of ``size`` atoms that hold nothing named yet, each made as small as it stays bad."""
+    """Bad runs of ``size`` atoms that hold nothing named yet, each made as small as it stays bad.
+
+    Once errors within the policy have added up to one beyond it, wider runs say nothing more.
+    """
     named = {name for finding in found for name in finding.group}
     results: list[Finding] = []
     for offset in (0, size // 2):
@@ -231,9 +238,11 @@ def _windows(atoms: Sequence[Names], size: int, found: Sequence[Finding], probe:
         free = [run for run in runs if len(run) > size // 2 and not named & set(_joined(run))]
         by_names = {_joined(run): run for run in free}
         for error, names in _bad(list(by_names), probe):
-            finding = _named(error, _shrunk(by_names[names], probe), probe)
-            named |= set(finding.group)
-            results.append(finding)
+            run = _shrunk(by_names[names], probe)
+            if probe.left > 0 and probe.adds_up(_joined(run)):
+                return results
+            results.append(_named(error, run, probe))
+            named |= set(results[-1].group)
     return results
 
 

@@ -109,12 +109,12 @@ def _input_changes(specs: Sequence[TensorSpec]) -> Iterator[tuple[str, Change, C
         if (first.dtype, first.shape) == (second.dtype, second.shape):
             yield f"input map: {first.name} and {second.name} are exchanged", _exchange(first.name, second.name), dict
     for spec in specs:
-        for order in itertools.permutations(range(1, len(spec.shape))):
-            axes = (0, *order)
-            if axes != tuple(range(len(spec.shape))) and len(spec.shape) <= 4:
-                text = f"input {spec.name}: its axes are read in another order; right with transpose{axes}"
-                yield text, _on(spec.name, _transposed(axes)), dict
-                yield f"{text}, keeping the shape", _on(spec.name, _reread(axes)), dict
+        orders = itertools.permutations(range(1, len(spec.shape))) if len(spec.shape) <= 4 else ()
+        others = [(0, *order) for order in orders if list(order) != sorted(order)]
+        for change, end in ((_transposed, ""), (_reread, ", keeping the shape")):
+            for axes in others:
+                text = f"input {spec.name}: its axes are read in another order; right with transpose{axes}{end}"
+                yield text, _on(spec.name, change(axes)), dict
         if _is_image(spec):
             yield f"input {spec.name}: its channels are reversed", _on(spec.name, _reversed), dict
 

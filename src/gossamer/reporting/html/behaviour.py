@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gossamer.core.units import format_amount
-from gossamer.reporting.html.texts import percent, ranged
+from gossamer.reporting.html.texts import percent, ranged, typeset
 
 _PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}")
 """The only form of picture that is put into the page: nothing that a browser would fetch."""
@@ -53,7 +53,7 @@ def _group(row: Mapping[str, Any], metric: Mapping[str, Any]) -> dict[str, str]:
     """A class or a slice: its samples, the metric before and after, and the drop with its interval."""
     unit = metric["unit"]
     return {
-        "name": str(row["name"]),
+        "name": typeset(row["name"]),
         "note": str(row["note"]),
         "n": str(row["n"]),
         "before": format_amount(row["before"], unit),

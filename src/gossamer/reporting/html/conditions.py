@@ -9,6 +9,7 @@ from gossamer.reporting.html.texts import DASH, percent, ratio, value, word
 
 _TABLES = {"contention": "How busy the machine was", "workers": "The timed processes"}
 _TIMES = ("before", "during", "after")
+_AGAIN = "gossamer apply MODEL --recipe recipe.toml --data CALIBRATION_DATA --out again/"
 
 
 def conditions_view(evidence: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> list[dict[str, Any]]:
@@ -51,7 +52,7 @@ def replay_view(facts: Mapping[str, Any], evidence: Mapping[str, Any]) -> dict[s
     parts = zip(("to calibrate", "to choose", "to prove"), counts, strict=False)
     return {
         "made": str(evidence.get("command", "")),
-        "again": "gossamer apply MODEL --recipe recipe.toml --data CALIBRATION_DATA --out again/",
+        "again": _AGAIN if "[[step]]" in facts["recipe"] else "",
         "recipe": str(facts["recipe"]),
         "samples": ", ".join(f"{count} {part}" for part, count in parts),
         "steps": [str(step) for step in evidence.get("provenance", [])],

@@ -53,11 +53,12 @@ def build_view(facts: Mapping[str, Any]) -> dict[str, Any]:
         "name": str(facts["name"]),
         "badge_": badge("original kept" if status == "baseline" else status),
         "title": _title(pair, status, search),
-        "lead": _lead(status, search, subject),
+        "lead": _lead(status, search),
         "budget": search.get("budget", ""),
         "targets": [f"{entry['target']} · {entry['precision']}" for entry in facts["targets"]],
         "cards": [card for card in (_size_card(pair), _latency_card(pair), _metric_card(pair)) if card],
         "doubts": list(comparison["doubts"]) if comparison else [],
+        "hazards": ", ".join(str(name) for name in (evidence.get("other_processors") or {}).get("hazards", [])),
         "only": pair.is_original,
         "subject": subject,
         "metric": metric,
@@ -104,9 +105,12 @@ class _Pair:
         self.drop = _drop_of(evidence, after)
 
     @property
-    def shrunk(self) -> float | None:
-        """How many times smaller."""
-        return self.size_before / self.size_after if self.size_before and self.size_after else None
+    def size_word(self) -> str:
+        """How many times smaller, or larger; empty where it is neither, or not known."""
+        shrunk = self.size_before / self.size_after if self.size_before and self.size_after else 1.0
+        if max(shrunk, 1 / shrunk) < _NOTABLE:
+            return ""
+        return f"{ratio(max(shrunk, 1 / shrunk))}{NBSP}{'smaller' if shrunk > 1 else 'larger'}"
 
 
 def _drop_of(evidence: Mapping[str, Any], after: Mapping[str, Any] | None) -> str:
@@ -116,32 +120,30 @@ def _drop_of(evidence: Mapping[str, Any], after: Mapping[str, Any] | None) -> st
 def _title(pair: _Pair, status: str, search: Mapping[str, Any]) -> str:
     if pair.is_original:
         return "Nothing beats the original" if search.get("outcome") != "missed" else "The budget is missed"
-    gains = []
-    if pair.shrunk and pair.shrunk >= _NOTABLE:
-        gains.append(f"{ratio(pair.shrunk)}{NBSP}smaller")
-    if pair.comparison and pair.comparison["word"] in _CLAIMS:
-        gains.append(_times(pair.comparison))
-    gain = ", ".join(gains)
+    speed = _times(pair.comparison) if pair.comparison and pair.comparison["word"] in _CLAIMS else ""
+    gain = ", ".join(filter(None, (pair.size_word, speed)))
     ends = {"accepted": "the budget holds" if search.get("budget") else "", "undecided": "not proven"}
     end = ends.get(status, "the budget is missed" if status == "rejected" else "")
     title = f"{gain}; {end}" if gain and end else gain or end or pair.name
     return title[:1].upper() + title[1:]
 
 
-def _lead(status: str, search: Mapping[str, Any], subject: str) -> str:
+def _lead(status: str, search: Mapping[str, Any]) -> str:
     """One sentence below the title."""
     summary = str(search.get("summary", ""))
     if status == "baseline" and search.get("outcome") == "met":
         return "Every candidate was measured against the original and none was better, so the original is what you get."
     if status == "accepted":
-        return f"{subject} keeps every limit of the budget, by measurement and by test on samples kept for that."
+        if not search.get("budget"):
+            return "No budget was given; it is better than the original by measurement."
+        return "It keeps every limit of the budget, by measurement and by test on samples kept for that."
     return typeset(summary[:1].upper() + summary[1:] + ("." if summary and not summary.endswith(".") else ""))
 
 
 def _size_card(pair: _Pair) -> dict[str, str]:
     before = format_amount(pair.size_before, "B") if pair.size_before else ""
-    note = f"{ratio(pair.shrunk)} smaller" if pair.shrunk and pair.shrunk >= _NOTABLE else ""
-    return {"label": "Size", "before": before, "after": format_amount(pair.size_after, "B"), "note": note, "span": ""}
+    after = format_amount(pair.size_after, "B")
+    return {"label": "Size", "before": before, "after": after, "note": pair.size_word, "span": ""}
 
 
 def _latency_card(pair: _Pair) -> dict[str, str] | None:
@@ -227,18 +229,34 @@ def _row(label: str, before: float | None, after: float, unit: str) -> dict[str,
 
 
 def _member(member: Mapping[str, Any], metric: Mapping[str, Any], best: str) -> dict[str, Any]:
-    measured = {item["name"]: item for item in member["measurements"]}
-    latency, value, speed = measured.get("latency p50"), member["metric_value"], member["speed"]
+    latency = next((item for item in member["measurements"] if item["name"] == "latency p50"), None)
+    score, speed = member["metric_value"], member["speed"]
     low, high = speed["interval"] if speed else (1.0, 1.0)
-    doubt = " unstable" if speed and speed["word"] == "unstable" else ""
+    drop, _, interval = typeset(member["drop"]).rstrip("]").partition(" [")
     return {
         "name": member["name"],
         "badge": badge(member["status"]),
         "best": member["name"] == best,
-        "size": format_amount(member["size_bytes"], "B"),
-        "latency": amount(latency) if latency else DASH,
-        "speed": f"{ratio(speed['speedup'])} [{low:.2f}, {high:.2f}]{doubt}" if speed else DASH,
-        "metric": DASH if value is None else format_amount(value, metric["unit"]),
-        "drop": typeset(member["drop"]) or DASH,
+        "figures": [
+            {"label": "size", "text": format_amount(member["size_bytes"], "B"), "span": ""},
+            {
+                "label": "latency",
+                "text": amount(latency) if latency else DASH,
+                "span": span(latency) if latency else "",
+            },
+            {
+                "label": "speed",
+                "text": ratio(speed["speedup"]) if speed else DASH,
+                "span": f"{low:.2f} to {high:.2f}" + (", unstable" if speed["word"] == "unstable" else "")
+                if speed
+                else "",
+            },
+            {
+                "label": metric["name"],
+                "text": DASH if score is None else format_amount(score, metric["unit"]),
+                "span": "",
+            },
+            {"label": "drop", "text": drop or DASH, "span": interval.replace(", ", " to ")},
+        ],
         "reasons": [typeset(reason) for reason in member["reasons"]],
     }

@@ -125,13 +125,7 @@ def observe(
     def see_extremes(node: fx.Node, value: Tensor) -> None:
         if node in wanted:
             low, high = (float(end) for end in torch.aminmax(value))
-            if not (np.isfinite(low) and np.isfinite(high)):
-                raise DataError(
-                    f"calibrating {program.name}",
-                    got=f"values that are not finite at {node.name} ({node.meta.get('module', '')})",
-                    expected="finite values on all calibration data",
-                    try_="check the preprocessing of the data",
-                )
+            require_finite(program, node, low, high)
             known = found.setdefault(node, Histogram(low, high, torch.zeros(_BINS, dtype=torch.float64)))
             known.lowest, known.highest = min(low, known.lowest), max(high, known.highest)
 
@@ -142,6 +136,17 @@ def observe(
     run_batches(program, inputs, see_extremes)
     run_batches(program, inputs, count)
     return found
+
+
+def require_finite(program: Program, node: fx.Node, *values: float) -> None:
+    """Raise ``DataError`` with the node unless all values are finite."""
+    if not np.isfinite(values).all():
+        raise DataError(
+            f"calibrating {program.name}",
+            got=f"values that are not finite at {node.name} ({node.meta.get('module', '')})",
+            expected="finite values on all calibration data",
+            try_="check the preprocessing of the data",
+        )
 
 
 def run_batches(program: Program, inputs: Mapping[str, np.ndarray], see: Callable[[fx.Node, Tensor], None]) -> None:

@@ -11,11 +11,9 @@ import torch
 
 from gossamer.core.errors import OptionError, UnsupportedOp
 from gossamer.core.target import Target
-from gossamer.program import dialect
 from gossamer.program.fold import fold_batch_norms
 from gossamer.program.program import Program
 from gossamer.techniques.base import Technique
-from gossamer.techniques.quantize.placement import COMPUTING
 from gossamer.techniques.quantize.scaling import ChannelScaling, Group, require_groups, scaling_groups
 
 _SETTLED = 1e-3
@@ -51,7 +49,7 @@ class Equalize(Technique):
 
     def sites(self, program: Program, target: Target) -> tuple[str, ...]:
         """Layers whose output channels can be scaled."""
-        groups, _ = _layer_groups(fold_batch_norms(program))
+        groups, _ = scaling_groups(fold_batch_norms(program), layers_only=True)
         return tuple(group.name for group in groups)
 
     def apply(self, program: Program, inputs: Mapping[str, np.ndarray], target: Target) -> Program:
@@ -61,7 +59,7 @@ class Equalize(Technique):
             UnsupportedOp: no two layers to equalise, or their ranges are equal already.
         """
         folded = fold_batch_norms(program)
-        groups, blocked = _layer_groups(folded)
+        groups, blocked = scaling_groups(folded, layers_only=True)
         doing = f"equalising {program.name}"
         require_groups(doing, groups, blocked)
         scaling = ChannelScaling(folded)
@@ -72,11 +70,6 @@ class Equalize(Technique):
                     raise UnsupportedOp(doing, got="ranges that are equal already", expected="different ones")
                 break
         return scaling.finish(str(self))
-
-
-def _layer_groups(program: Program) -> tuple[list[Group], dict[str, str]]:
-    groups, blocked = scaling_groups(program)
-    return [group for group in groups if dialect.op_class(group.producer) in COMPUTING], blocked
 
 
 def _equalize(scaling: ChannelScaling, group: Group) -> float:

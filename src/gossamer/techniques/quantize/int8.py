@@ -40,10 +40,13 @@ class Int8(Technique):
         skip: globs of sites that stay in float.
         narrow: globs of sites whose weights use the codes of 7 bits only. Processors without integer dot products add
             two products in 16 bits: with such weights the sum always fits, so that they give the same results.
+        safe_pairs: globs of sites whose weights have the best scales at which these sums always fit: as safe as narrow
+            weights, with a fraction of their error.
         narrow_activations: globs of sites whose inputs use the codes of 7 bits only; the other readers of these values
             get them too.
         bias_correction: take off each layer's bias what rounding moved the mean of its output by; needs two passes
             more. See ``gossamer.techniques.quantize.bias``.
+        placement: name of another of the target's ways to place pairs; empty for the first.
 
     Reference: Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference, 2018.
@@ -57,12 +60,14 @@ class Int8(Technique):
     weight_steps: int = 40
     skip: tuple[str, ...] = ()
     narrow: tuple[str, ...] = ()
+    safe_pairs: tuple[str, ...] = ()
     narrow_activations: tuple[str, ...] = ()
     bias_correction: bool = False
+    placement: str = ""
 
     def __post_init__(self) -> None:
         doing = "checking the options of int8"
-        for option in ("skip", "narrow", "narrow_activations"):
+        for option in ("skip", "narrow", "safe_pairs", "narrow_activations"):
             check_globs(self.name, option, getattr(self, option))
         require_known(self.observer, OBSERVERS, "observer", doing)
         if not 50 < self.percentile <= 100:
@@ -72,7 +77,7 @@ class Int8(Technique):
 
     def sites(self, program: Program, target: Target) -> tuple[str, ...]:
         """Convolutions and linear layers that the target has int8 kernels for."""
-        return tuple(place(program, rules_of(target)).layers)
+        return tuple(place(program, rules_of(target, self.placement)).layers)
 
     def apply(self, program: Program, inputs: Mapping[str, np.ndarray], target: Target) -> Program:
         """The quantized program; see the class."""
@@ -80,7 +85,7 @@ class Int8(Technique):
 
     def calibrate(self, program: Program, inputs: Mapping[str, np.ndarray], target: Target) -> Calibration:
         """Fold batch norms and observe the ranges of all values that any choice of ``skip`` may quantize."""
-        rules = rules_of(target)
+        rules = rules_of(target, self.placement)
         if not inputs or not len(next(iter(inputs.values()))):
             raise DataError("calibrating int8", got="no samples", expected="a hundred or more")
         folded = fold_batch_norms(program)
@@ -102,8 +107,8 @@ class Int8(Technique):
         """Insert the pairs, leaving out the sites in ``skip``.
 
         Raises:
-            UnknownName: a glob of ``skip`` matches no site, or one of ``narrow`` or ``narrow_activations`` matches no
-                layer that computes in integers.
+            UnknownName: a glob of ``skip`` matches no site, or one of ``narrow``, ``safe_pairs`` or
+                ``narrow_activations`` matches no layer that computes in integers.
             UnsupportedOp: ``skip`` leaves nothing to quantize.
         """
         program, rules = calibration.program, calibration.rules
@@ -118,6 +123,7 @@ class Int8(Technique):
             _chosen(placement, self.narrow, "narrowing the weights of layers"),
             _chosen(placement, self.narrow_activations, "narrowing the inputs of layers"),
             own_biases=self.bias_correction,
+            safe_pairs=_chosen(placement, self.safe_pairs, "scaling the weights of layers for pairs of products"),
         )
         quantized = insert_pairs(program, rules, placement, grids, str(self))
         if not self.bias_correction:

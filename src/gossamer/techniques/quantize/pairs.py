@@ -10,7 +10,8 @@ from torch import Tensor, fx
 from torch.fx.node import map_arg
 
 from gossamer.core.target import QuantizerPlacement, Scheme
-from gossamer.numerics.quantizers import affine_grid, best_symmetric_scale, symmetric_grid
+from gossamer.numerics.quantizers import MIN_SCALE, affine_grid, best_symmetric_scale, symmetric_grid
+from gossamer.numerics.saturation import pairs_fit
 from gossamer.program import dialect
 from gossamer.program.edit import Edit
 from gossamer.program.program import Program, Role
@@ -21,6 +22,10 @@ _BIAS_RANGE = 2**30
 """Largest bias code: leaves half of the 32-bit accumulator to the products."""
 
 
+_TWO_SIDED = 0.25
+"""A range is two-sided if the nearer end is at least this share of the farther: a symmetric grid wastes little then."""
+
+
 @dataclass(frozen=True)
 class Grids:
     """What the grids of a placement are made from.
@@ -29,6 +34,7 @@ class Grids:
         ranges: smallest and largest real value by node.
         weight_steps: ranges tried per weight channel; 1 takes the largest magnitude.
         narrow: layers whose weights use half of the codes.
+        safe_pairs: layers whose weights have scales at which no two products exceed 16 bits.
         narrow_activations: layers whose inputs use half of the codes.
         own_biases: each layer gets a bias that no other reads: zeros where it has none.
     """
@@ -38,6 +44,7 @@ class Grids:
     narrow: Collection[fx.Node] = ()
     narrow_activations: Collection[fx.Node] = ()
     own_biases: bool = False
+    safe_pairs: Collection[fx.Node] = ()
 
 
 def insert_pairs(program: Program, rules: QuantizerPlacement, placement: Placement, grids: Grids, note: str) -> Program:
@@ -102,7 +109,7 @@ class _Inserter:
     def _grid(self, origin: fx.Node) -> tuple[fx.Node, fx.Node]:
         """Scale and zero point of a value's grid, as stored tensors."""
         if origin not in self._grids:
-            scale, zero = activation_grid(self._given.ranges[origin], self._rules.activation, self._codes(origin))
+            scale, zero = activation_grid(self._given.ranges[origin], self._scheme(origin), self._codes(origin))
             self._scales[origin] = float(scale)
             self._grids[origin] = (
                 self._stored(f"{origin.name}.scale", scale),
@@ -110,8 +117,14 @@ class _Inserter:
             )
         return self._grids[origin]
 
+    def _scheme(self, origin: fx.Node) -> Scheme:
+        """The scheme of activations, or that of two-sided ones for a value that layers hand on in integers."""
+        below, above = -self._given.ranges[origin][0], self._given.ranges[origin][1]
+        two_sided = min(below, above) >= _TWO_SIDED * max(below, above, MIN_SCALE) and origin in self._placement.behind
+        return self._rules.two_sided if self._rules.two_sided and two_sided else self._rules.activation
+
     def _codes(self, origin: fx.Node) -> tuple[int, int]:
-        codes = self._rules.activation.code_range
+        codes = self._scheme(origin).code_range
         return halved(codes) if origin in self._narrow_values else codes
 
     def _stored(self, name: str, value: Tensor, role: Role = "buffer") -> fx.Node:
@@ -127,7 +140,8 @@ class _Inserter:
         copy = self._edit.node(node)
         codes = self._rules.weight.code_range
         codes = halved(codes) if node in self._given.narrow else codes
-        scales = self._weight_scales(weight, codes[1], per_channel=rule.weight == "channel")
+        safe = node in self._given.safe_pairs
+        scales = self._weight_scales(weight, codes[1], per_channel=rule.weight == "channel", safe=safe)
         new_weight = self._constant_pair(copy, self._edit.node(weight), f"{node.name}.weight", scales, codes)
         if dialect.op_class(node) == "embedding":
             copy.args = (new_weight, *copy.args[1:])
@@ -157,9 +171,12 @@ class _Inserter:
         assert isinstance(source, fx.Node)
         return self._placement.behind.get(source, source)
 
-    def _weight_scales(self, weight: fx.Node, high: int, *, per_channel: bool) -> Tensor:
+    def _weight_scales(self, weight: fx.Node, high: int, *, per_channel: bool, safe: bool) -> Tensor:
         """(channels,) scales along axis 0, or one of shape ()."""
         values, steps = constant_value(self._program, weight).float(), self._given.weight_steps
+        if safe:
+            scales = best_symmetric_scale(values, 0, high, 2 * steps, ends=(2.0, 0.5), allowed=pairs_fit)
+            return scales if per_channel else scales.amax()  # codes, and so pairs, are smaller at larger scales
         if per_channel:
             return best_symmetric_scale(values, axis=0, high=high, steps=steps)
         return best_symmetric_scale(values.reshape(1, -1), axis=0, high=high, steps=steps)[0]

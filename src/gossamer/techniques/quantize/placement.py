@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from torch import fx
 
 from gossamer.core.errors import UnsupportedOp
-from gossamer.core.names import select
+from gossamer.core.names import require_known, select
 from gossamer.core.target import OpPlacement, QuantizerPlacement, Target
 from gossamer.program import dialect
 from gossamer.program.dialect import aten
@@ -46,13 +46,21 @@ class Placement:
     left: dict[str, str] = field(default_factory=dict)
 
 
-def rules_of(target: Target) -> QuantizerPlacement:
-    """The quantizer rules of a target, which must have some."""
+def rules_of(target: Target, placement: str = "") -> QuantizerPlacement:
+    """The quantizer rules of a target, which must have some: its first ones, or others that it has, by name.
+
+    Raises:
+        UnsupportedOp: the target has no int8 kernels.
+        UnknownName: no such placement.
+    """
     if target.facts.quantizers is None:
         raise UnsupportedOp(
             f"quantizing for {target}", got="a target without int8 kernels", expected="a target with them"
         )
-    return target.facts.quantizers
+    if not placement:
+        return target.facts.quantizers
+    require_known(placement, target.facts.placements, "placement", f"quantizing for {target}")
+    return target.facts.placements[placement]
 
 
 def weighted_sites(program: Program) -> dict[str, fx.Node]:

@@ -67,9 +67,15 @@ class _BlockedError(Exception):
     """Why channels cannot be scaled."""
 
 
-def scaling_groups(program: Program) -> tuple[list[Group], dict[str, str]]:
-    """All groups in the order of the graph, and the producers that are in none, each with the reason."""
-    producers = [(node, axis) for node in program.call_nodes if (axis := _channel_axis(node)) is not None]
+def scaling_groups(program: Program, *, layers_only: bool = False) -> tuple[list[Group], dict[str, str]]:
+    """All groups in the order of the graph, and the producers that are in none, each with the reason.
+
+    Args:
+        program: with batch norms folded.
+        layers_only: producers are layers, not norms.
+    """
+    nodes = [node for node in program.call_nodes if dialect.op_class(node) in COMPUTING or not layers_only]
+    producers = [(node, axis) for node in nodes if (axis := _channel_axis(node)) is not None]
     paths = [node.meta.get("module", "") for node, _ in producers]
     groups: list[Group] = []
     blocked: dict[str, str] = {}

@@ -16,7 +16,7 @@ from gossamer.numerics.quantizers import best_symmetric_scale, broadcast_along, 
 from gossamer.program.fold import fold_batch_norms
 from gossamer.program.program import Program
 from gossamer.techniques.base import Technique
-from gossamer.techniques.quantize.calibration import Histogram, input_batches, run_batches
+from gossamer.techniques.quantize.calibration import Histogram, input_batches, require_finite, run_batches
 from gossamer.techniques.quantize.pairs import activation_grid
 from gossamer.techniques.quantize.placement import rules_of
 from gossamer.techniques.quantize.scaling import (
@@ -77,7 +77,7 @@ class Smooth(Technique):
         """The smoothed program; see the class.
 
         Raises:
-            DataError: no samples.
+            DataError: no samples, or values that are not finite on them.
             UnsupportedOp: nothing whose channels can be scaled, or scaling lowers no error.
         """
         doing = f"smoothing {program.name}"
@@ -131,6 +131,7 @@ def _observe(
     def see(node: fx.Node, value: Tensor) -> None:
         if node in layers:
             largest = value.movedim(input_axis(layers[node]), -1).flatten(0, -2).abs().amax(0).double()
+            require_finite(program, node, float(largest.sum()))
             ranges[node] = torch.maximum(largest, ranges.get(node, largest))
             if sum(piece.nbytes for piece in pieces[node]) < space:
                 pieces[node].append(value[:share].clone())
@@ -149,7 +150,7 @@ def _error(
     """Squared error of the readers' outputs when inputs and weights are rounded, as shares of the outputs' power."""
     total = 0.0
     for reader in group.readers:
-        layer, x = reader.layer, samples[source_of(reader.layer)]
+        layer, x = reader.layer, samples[source_of(reader.layer)].float()
         weight = scaling.weight(layer).float()
         scaled = scaling.scaled(reader, scales).float()
         divisor = scales.repeat_interleave(reader.columns).to(x.dtype)
