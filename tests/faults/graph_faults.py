@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -37,7 +38,7 @@ IMAGE_AXES = (0, 2, 3, 1)
 def _equal_inputs(net: Net) -> list[str]:
     """The first of two inputs of one dtype and shape."""
     specs = net.program.signature.inputs
-    return [a.name for a, b in zip(specs, specs[1:], strict=False) if (a.dtype, a.shape) == (b.dtype, b.shape)]
+    return [a.name for a, b in itertools.pairwise(specs) if (a.dtype, a.shape) == (b.dtype, b.shape)]
 
 
 def _swap_inputs(inputs: Arrays, site: str) -> Arrays:
@@ -73,7 +74,7 @@ def _transposed(edit: Edit, node: fx.Node, weight: fx.Node) -> fx.Node:
 def _exchanged_items(program: Program, site: str) -> Program:
     edit = Edit(program)
     for item in list(edit.node(site).users):
-        item.args = (item.args[0], {0: 1, 1: 0}.get(item.args[1], item.args[1]))  # pyright: ignore[reportArgumentType, reportCallIssue]
+        item.args = (item.args[0], {0: 1, 1: 0}.get(item.args[1], item.args[1]))
     return edit.finish("halves exchanged")
 
 
@@ -84,7 +85,7 @@ def _before_activation(program: Program, site: str) -> Program:
     act = next((used for used in add.all_input_nodes if used.target is aten.relu.default), None)
     if act is None:
         return program
-    add.replace_input_with(act, act.args[0])  # pyright: ignore[reportArgumentType]
+    add.replace_input_with(act, act.args[0])
     return edit.finish("residual from before the activation")
 
 
@@ -129,7 +130,7 @@ def _has_bias(node: fx.Node) -> bool:
 
 
 def _one_sided(node: fx.Node) -> bool:
-    return list(node.args[1]) == [0, 1, 0, 1]  # pyright: ignore[reportArgumentType]
+    return list(node.args[1]) == [0, 1, 0, 1]
 
 
 def _strides_that_fit(node: fx.Node) -> bool:
@@ -140,7 +141,7 @@ def _strides_that_fit(node: fx.Node) -> bool:
 def _stale_statistics(program: Program, site: str) -> Program:
     edit = Edit(program)
     node = edit.node(site)
-    mean, variance = (str(part.target) for part in node.args[3:5])  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    mean, variance = (str(part.target) for part in node.args[3:5])
     old = [stored(edit, mean, 0.9 * program.tensors[mean]), stored(edit, variance, 1.1 * program.tensors[variance])]
     node.args = (*node.args[:3], *old, *node.args[5:])
     return edit.finish("statistics from before recovery")
@@ -178,10 +179,6 @@ def _plain_softmax(program: Program, site: str) -> Program:
     return edit.finish("softmax without subtracting the maximum")
 
 
-def _of_floats(node: fx.Node) -> bool:
-    return _square_values(node) or len(shape(node)) == 2
-
-
 def _logits_follow_inputs(net: Net) -> list[str]:
     """Where nothing normalises between the inputs and the softmax, its logits grow with them."""
     normal = calls(net.program, NORM, aten.embedding.default)
@@ -193,7 +190,7 @@ def _wrong_scale(program: Program, site: str) -> Program:
     edit = Edit(program)
     node = edit.node(site)
     if node.target is aten.div.Tensor:
-        node.args = (node.args[0], node.args[1] / math.sqrt(2))  # pyright: ignore[reportOperatorIssue]
+        node.args = (node.args[0], node.args[1] / math.sqrt(2))
     else:
         size = shape(node.args[0])[-1]
         node.kwargs = {**node.kwargs, "scale": 1 / math.sqrt(size / 2)}
@@ -207,7 +204,7 @@ def _scales(net: Net) -> list[str]:
 
 
 def _without_padding(edit: Edit, node: fx.Node) -> fx.Node:
-    causal, allowed = node.args[:2]
+    causal = node.args[0]
     truth = append(edit, node, aten.full_like.default, node, 1, dtype="bool")
     return edit.after(truth, "planted", aten.logical_and.default, (causal, truth), node.meta["value"])
 
@@ -220,7 +217,7 @@ def _round_nearest(model: onnx.ModelProto, names: Sequence[str]) -> None:
 def _shifted(program: Program, site: str) -> Program:
     edit = Edit(program)
     node = edit.node(site)
-    name = str(node.args[1].target)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    name = str(node.args[1].target)
     slopes = program.tensors[name]
     distinct = slopes + torch.linspace(0, 0.1, slopes.numel())
     node.args = (node.args[0], stored(edit, name, distinct.roll(1)))
@@ -234,10 +231,6 @@ def _other_pooling(program: Program, site: str) -> Program:
     pooling = next(node for node in program.call_nodes if node.name == site)
     flip = "ceil_mode" if pooling.target is aten.max_pool2d.default else "count_include_pad"
     return with_arguments(**{flip: lambda given: not given})(program, site)
-
-
-def _is_result(net: Net, name: str) -> bool:
-    return any(node.name == name for node in outputs_of(net.program.graph))
 
 
 FAULTS = (

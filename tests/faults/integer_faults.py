@@ -34,7 +34,7 @@ WEIGHT_LIMIT = 127
 
 
 def _activation_pairs(net: Net) -> list[str]:
-    return calls(net.program, dialect.quantize, where=lambda node: node.args[5] == 255)  # pyright: ignore[reportArgumentType]
+    return calls(net.program, dialect.quantize, where=lambda node: node.args[5] == 255)
 
 
 def _weight_pairs(net: Net) -> list[str]:
@@ -42,7 +42,7 @@ def _weight_pairs(net: Net) -> list[str]:
 
 
 def _limit(dequantize: fx.Node) -> int:
-    return int(dequantize.args[0].args[5])  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess, reportArgumentType]
+    return int(dequantize.args[0].args[5])
 
 
 def _square_weight_pairs(net: Net) -> list[str]:
@@ -51,7 +51,7 @@ def _square_weight_pairs(net: Net) -> list[str]:
 
     def fits(node: fx.Node) -> bool:
         square = node.name in weights and shape(node)[0] == shape(node)[1]
-        return square and len(net.program.tensors[str(node.args[1].target)].unique()) > 1  # pyright: ignore
+        return square and len(net.program.tensors[str(node.args[1].target)].unique()) > 1
 
     return calls(net.program, dialect.dequantize, where=fits)
 
@@ -66,7 +66,7 @@ def _clipping_pairs(net: Net) -> list[str]:
     """Pairs with values beyond half of their range."""
     pairs = {name: next(n for n in net.program.call_nodes if n.name == name) for name in _activation_pairs(net)}
     values = Interpreter(net.program).run(net.cases[0].inputs, list(pairs))
-    zeros = {name: float(net.program.tensors[str(node.args[2].target)]) for name, node in pairs.items()}  # pyright: ignore
+    zeros = {name: float(net.program.tensors[str(node.args[2].target)]) for name, node in pairs.items()}
     return [name for name in pairs if np.mean(np.abs(values[name] - zeros[name]) > 0.6 * (255 - zeros[name])) > 0.01]
 
 
@@ -77,11 +77,11 @@ def _bias_pairs(net: Net) -> list[str]:
 def _tying_pairs(net: Net) -> list[str]:
     """Pairs on values that often lie half way between two codes, most such first."""
     pairs = {name: next(n for n in net.program.call_nodes if n.name == name) for name in _activation_pairs(net)}
-    values = Interpreter(net.program).run(net.cases[0].inputs, [node.args[0].name for node in pairs.values()])  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    values = Interpreter(net.program).run(net.cases[0].inputs, [node.args[0].name for node in pairs.values()])
     shares = {}
     for name, node in pairs.items():
-        scale = float(net.program.tensors[str(node.args[1].target)])  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
-        codes = values[node.args[0].name] / scale  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+        scale = float(net.program.tensors[str(node.args[1].target)])
+        codes = values[node.args[0].name] / scale
         shares[name] = float(np.mean(codes - np.floor(codes) == 0.5))
     return [name for name in sorted(shares, key=lambda name: -shares[name]) if shares[name] > 0.01]
 
@@ -97,7 +97,7 @@ def _other_axis(program: Program, site: str) -> Program:
     node = edit.node(site)
     quantize = node.args[0]
     assert isinstance(quantize, fx.Node)
-    weight, scale, zero = (program.tensors[str(part.target)] for part in quantize.args[:3])  # pyright: ignore
+    weight, scale, zero = (program.tensors[str(part.target)] for part in quantize.args[:3])
     codes = dialect.quantize(weight, scale, zero, *quantize.args[3:])
     edit.replace(node, stored(edit, site, dialect.dequantize(codes, scale, zero, 1)))
     return edit.finish("scales on the wrong axis")
@@ -111,7 +111,7 @@ def _scaled_grid(factor: float):
         node = edit.node(site)
         quantize = node if node.target is dialect.quantize else node.args[0]
         assert isinstance(quantize, fx.Node)
-        name = str(quantize.args[1].target)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+        name = str(quantize.args[1].target)
         scale = stored(edit, name, program.tensors[name] * factor)
         for part in (quantize, *quantize.users):
             if part.target in (dialect.quantize, dialect.dequantize):
@@ -178,7 +178,7 @@ def _wrong_zero_of_fused(program: Program, site: str) -> Program:
     if not _is_fused(relu):
         return program
     (quantize,) = relu.users
-    scale = float(program.tensors[str(quantize.args[1].target)])  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    scale = float(program.tensors[str(quantize.args[1].target)])
     made = edit.after(relu, "planted", aten.clamp.default, (relu.args[0], 3 * scale), relu.meta["value"])
     edit.replace(relu, made)
     return edit.finish("fused ReLU with the wrong zero point")
@@ -189,13 +189,13 @@ def _integer_linears(net: Net) -> list[str]:
     layers = [
         node
         for node in net.program.call_nodes
-        if node.target is LINEAR and node.args[1].target is dialect.dequantize  # pyright: ignore
+        if node.target is LINEAR and node.args[1].target is dialect.dequantize
     ]
     shares = {}
     for layer in layers:
-        x, weight = (operand.args[0] for operand in layer.args[:2])  # pyright: ignore
-        values = Interpreter(net.program).run(net.cases[0].inputs, [x.name, weight.name])  # pyright: ignore
-        columns, rows = values[x.name].reshape(-1, shape(weight)[1]), values[weight.name]  # pyright: ignore
+        x, weight = (operand.args[0] for operand in layer.args[:2])
+        values = Interpreter(net.program).run(net.cases[0].inputs, [x.name, weight.name])
+        columns, rows = values[x.name].reshape(-1, shape(weight)[1]), values[weight.name]
         pairs = (columns[:, None] * rows[None]).reshape(len(columns), len(rows), -1, 2).sum(-1)
         shares[layer.name] = float(np.mean((pairs > 2**15 - 1) | (pairs < -(2**15))))
     return [name for name in sorted(shares, key=lambda name: -shares[name]) if shares[name]]
@@ -208,9 +208,9 @@ def _saturating(program: Program, site: str) -> Program:
     x, weight = node.args[:2]
     assert isinstance(x, fx.Node)
     assert isinstance(weight, fx.Node)
-    scale, zero = (program.tensors[str(part.target)] for part in x.args[1:3])  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    scale, zero = (program.tensors[str(part.target)] for part in x.args[1:3])
     pair = weight.args[0]
-    held_weight, weight_scale = (program.tensors[str(part.target)] for part in pair.args[:2])  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    held_weight, weight_scale = (program.tensors[str(part.target)] for part in pair.args[:2])
     codes = torch.round(held_weight / weight_scale[:, None]).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
     outputs, inputs = codes.shape
     rows = list(shape(x)[:-1])
@@ -252,7 +252,7 @@ def _overflowing(program: Program, site: str) -> Program:
 
 def _grows_with_inputs(net: Net) -> list[str]:
     """Convolutions of images, which nothing normalises for a given input."""
-    return calls(net.program, CONV, where=lambda node: node.args[1].op == "get_attr")  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    return calls(net.program, CONV, where=lambda node: node.args[1].op == "get_attr")
 
 
 def _in_bfloat16(program: Program, site: str) -> Program:
@@ -313,7 +313,7 @@ def _drawn_mask(model: onnx.ModelProto, names: Sequence[str]) -> None:
 
 
 ACTIVATION_KINDS = ("Relu", "Gelu", "Tanh", "Sigmoid")
-FLOAT_LAYERS = having(CONV, LINEAR, where=lambda node: node.args[1].op == "get_attr")  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+FLOAT_LAYERS = having(CONV, LINEAR, where=lambda node: node.args[1].op == "get_attr")
 ACTIVATIONS = having(aten.relu.default, aten.gelu.default, aten.tanh.default, aten.sigmoid.default)
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from nets import Net
 from onnx import helper, numpy_helper
 from torch import Tensor, fx
@@ -19,7 +18,6 @@ from gossamer.core.specs import Signature
 from gossamer.core.target import Target
 from gossamer.lowering import Lowered
 from gossamer.program import Edit, Program, dialect
-from gossamer.program.dialect import aten
 from gossamer.program.values import TensorValue, tensor_value
 from gossamer.runtimes import lower_for, open_executable
 
@@ -96,7 +94,7 @@ def with_arguments(**changed: Any) -> Callable[[Program, str], Program]:
         node = edit.node(site)
         bound = dialect.bound_arguments(node)
         new = {name: value(bound[name]) if callable(value) else value for name, value in changed.items()}
-        arguments = node.target._schema.arguments  # pyright: ignore[reportAttributeAccessIssue]
+        arguments = node.target._schema.arguments
         node.args = tuple({**bound, **new}[entry.name] for entry in arguments if not entry.kwarg_only)
         node.kwargs = {entry.name: {**bound, **new}[entry.name] for entry in arguments if entry.kwarg_only}
         return edit.finish(f"planted at {site}")
@@ -111,7 +109,7 @@ def with_operand(index: int, change: Callable[[Edit, fx.Node, fx.Node], fx.Node]
         edit = Edit(program)
         node = edit.node(site)
         args = list(node.args)
-        args[index] = change(edit, node, args[index])  # pyright: ignore[reportArgumentType]
+        args[index] = change(edit, node, args[index])
         node.args = tuple(args)
         return edit.finish(f"planted at {site}")
 

@@ -21,7 +21,7 @@ from gossamer.program import Interpreter, Program
 from gossamer.search.diagnosis import compare_nodes, diagnose
 from gossamer.search.probe import Builder
 from gossamer.search.synthetic import synthetic_inputs
-from gossamer.verification.bisect import Diagnosis, Finding
+from gossamer.verification.bisect import Diagnosis
 from gossamer.verification.parity import Parity, compare_runnables
 from gossamer.verification.policies import FP16, Policy
 
@@ -39,7 +39,9 @@ class Result:
     """What became of one planted fault.
 
     Attributes:
-        caught: parity rejected it.
+        site: where it was planted.
+        caught: it was rejected: by parity, by the check of capture, or by the accuracy that the original should have.
+        by: the reason given.
         named: the diagnosis names what it must.
         diagnosis: its first line about the place.
         compilations: that the diagnosis took.
@@ -131,6 +133,37 @@ def _places(program: Program, site: str) -> set[str]:
     if site.endswith(("weight_dequantize", "bias_dequantize")):
         found |= {user.name for user in node.users}
     return found
+
+
+@dataclass(frozen=True)
+class CleanPair:
+    """A net and its own lowering, between which nothing is wrong.
+
+    Attributes:
+        alarm: why parity rejects it all the same; empty if it does not.
+        named: what a diagnosis names; empty if nothing.
+        random_gate: whether the random-input gate rejects it.
+    """
+
+    net: str
+    target: str
+    seed: int
+    alarm: str
+    named: str
+    random_gate: bool
+
+
+def check_clean(name: str, target: Target, seed: int) -> CleanPair:
+    """A net with weights drawn by ``seed``, lowered without a fault, through the same gates."""
+    one = net(name, target, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        build = Builder(target, Path(folder))
+        whole = build(one.program)
+        parity = gate(one, build, whole, one.policy)
+        found = diagnose(one.program, build, one.cases, one.policy, candidate=whole, parity=parity)
+        random = random_gate_rejects(one.program, whole)
+    alarm = parity.reason if parity.verdict == "rejected" else ""
+    return CleanPair(name, target.runtime, seed, alarm, "" if found.kind == "clean" else str(found), random)
 
 
 class Fed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -134,6 +135,13 @@ def captured(net: nn.Module, shape: tuple[int, ...], dtype: torch.dtype = torch.
     return flow.capture(spread(net.to(dtype)), x[:3]), x.numpy()
 
 
+@cache
+def case(name: str) -> tuple[Program, np.ndarray]:
+    """A program of ``LAYERS``, ``NORMS`` or ``BLOCKED`` with data; nobody changes it."""
+    net, shape, *_ = (LAYERS | NORMS | BLOCKED)[name]
+    return captured(net, shape)
+
+
 def inputs_of(program: Program, x: np.ndarray) -> dict[str, np.ndarray]:
     return {program.signature.inputs[0].name: x}
 
@@ -152,7 +160,7 @@ def assert_same_results(technique: Technique, program: Program, x: np.ndarray, t
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("technique", [Equalize(), Equalize(sweeps=1), Smooth(alpha=0.5), Smooth(alpha=1.0)], ids=str)
 def test_layers_compute_what_they_did(technique: Technique, name: str, target: Target):
-    program, x = captured(*LAYERS[name])
+    program, x = case(name)
     assert technique.sites(program, target)
     assert_same_results(technique, program, x, target)
 
@@ -160,13 +168,13 @@ def test_layers_compute_what_they_did(technique: Technique, name: str, target: T
 @pytest.mark.parametrize("name", NORMS)
 @pytest.mark.parametrize("alpha", [0.3, 0.8])
 def test_norms_and_their_readers_compute_what_they_did(name: str, alpha: float, target: Target):
-    program, x = captured(*NORMS[name])
+    program, x = case(name)
     assert len(Smooth().sites(program, target)) == 1
     assert_same_results(Smooth(alpha=alpha), program, x, target)
 
 
 def test_all_ranges_are_equal_in_the_end(target: Target):
-    program, x = captured(*LAYERS["depthwise chain"])
+    program, x = case("depthwise chain")
     scaled = Equalize(sweeps=100).apply(program, inputs_of(program, x), target)
     groups, _ = scaling_groups(scaled)
     assert len(groups) == 2
@@ -258,8 +266,8 @@ BLOCKED = {
 @pytest.mark.parametrize("name", BLOCKED)
 @pytest.mark.parametrize("technique", [Equalize(), Smooth()], ids=str)
 def test_what_would_change_results_is_refused_with_the_reason(technique: Technique, name: str, target: Target):
-    net, shape, reason = BLOCKED[name]
-    program, x = captured(net, shape)
+    program, x = case(name)
+    reason = BLOCKED[name][2]
     assert technique.sites(program, target) == ()
     with pytest.raises(UnsupportedOp, match=rf"no channels that can be scaled \([\s\S]*{reason}"):
         technique.apply(program, inputs_of(program, x), target)
@@ -279,7 +287,7 @@ def test_quantized_layers_are_left_alone(digit_program: Program, digits, target:
 
 
 def test_equal_ranges_are_not_equalised_again(target: Target):
-    program, x = captured(*LAYERS["conv relu conv"])
+    program, x = case("conv relu conv")
     once = Equalize().apply(program, inputs_of(program, x), target)
     with pytest.raises(UnsupportedOp, match="ranges that are equal already"):
         Equalize().apply(once, inputs_of(program, x), target)
@@ -299,20 +307,21 @@ def test_smoothing_that_lowers_no_error_is_refused(target: Target):
 
 @pytest.mark.parametrize("inputs", [{}, {"input": np.empty((0, 6), np.float32)}])
 def test_smoothing_needs_data(target: Target, inputs):
-    program, _ = captured(*NORMS["layer norm"])
+    program, _ = case("layer norm")
     with pytest.raises(DataError, match=r"no samples[\s\S]*a hundred or more"):
         Smooth().apply(program, inputs, target)
 
 
 def test_values_that_are_not_finite_are_named(target: Target):
-    program, x = captured(*NORMS["layer norm"])
+    program, x = case("layer norm")
+    x = x.copy()
     x[7, 2, 1] = np.nan
     with pytest.raises(DataError, match=r"values that are not finite at \w+ \(0\)"):
         Smooth(alpha=0.5).apply(program, inputs_of(program, x), target)
 
 
 def test_the_search_for_a_strength_needs_a_target_with_integers():
-    program, x = captured(*NORMS["layer norm"])
+    program, x = case("layer norm")
     elsewhere = Target("elsewhere")
     with pytest.raises(UnsupportedOp, match="a target without int8 kernels"):
         Smooth().apply(program, inputs_of(program, x), elsewhere)

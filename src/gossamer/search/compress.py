@@ -5,6 +5,8 @@ Whatever replaces the inside keeps the outside: a ``Task`` in, a ``Front`` out.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,21 +42,25 @@ _AUDITED_SAMPLES = 64
 def search(task: Task) -> Front:
     """Find the members that hold the budget.
 
-    Candidates are timed quickly by turns; the fastest, and slower ones that are smaller, are judged: at most three. A
-    candidate that misses the budget on the choosing samples is set aside. Where that leaves nothing in int8, layers go
+    Candidates are timed quickly by turns. Those that miss the budget on the choosing samples are set aside; of the rest
+    the fastest is judged, and slower ones that are smaller, three at most. Where that leaves nothing in int8, layers go
     back to float, those first that do most harm for the time they save.
     """
     original, notes = _prepare(task)
     judge = Judge(task, original, notes)
     pool = _pool(task, original, notes)
-    finalists = _worth_judging(task, original.candidate, pool, notes)
     tried: list[Member] = []
-    for candidate in finalists:
+    finalists: list[tuple[Candidate, Mapping[str, np.ndarray]]] = []
+    for candidate in _fastest_first(task, original.candidate, pool, notes):
+        smallest = min((one.size_bytes for one, _ in finalists), default=math.inf)
+        if len(finalists) == _JUDGED or candidate.size_bytes >= _SMALLER * smallest:
+            continue
         on_choose = outputs_on(candidate, task.choose)
         if judge.misses_on_choose(on_choose):
             tried.append(judge.set_aside(candidate, on_choose))
         else:
-            tried.append(judge.judge(candidate, on_choose))
+            finalists.append((candidate, on_choose))
+    tried += [judge.judge(candidate, on_choose) for candidate, on_choose in finalists]
     if pool.plan and not any(member.verdict and policy_of(member.candidate) is INT8 for member in tried):
         tried += [judge.judge(one, outputs_on(one, task.choose)) for one in _raised(task, judge, pool, notes)]
     front = _front(task, judge, tried, notes)
@@ -109,8 +115,8 @@ def _pool(task: Task, original: Original, notes: list[str]) -> _Pool:
     return pool
 
 
-def _worth_judging(task: Task, baseline: Candidate, pool: _Pool, notes: list[str]) -> list[Candidate]:
-    """The fastest candidate, and of the others, fastest first, those that are smaller than all before them."""
+def _fastest_first(task: Task, baseline: Candidate, pool: _Pool, notes: list[str]) -> list[Candidate]:
+    """All candidates, by a quick timing."""
     candidates = [*pool.floats, *pool.int8]
     if not candidates:
         return []
@@ -118,13 +124,9 @@ def _worth_judging(task: Task, baseline: Candidate, pool: _Pool, notes: list[str
     times = {id(candidate): ms for ms, candidate in fastest(task, [baseline, *candidates])}
     base_ms = times[id(baseline)]
     ordered = sorted(candidates, key=lambda candidate: times[id(candidate)])
-    chosen = [ordered[0]]
-    for candidate in ordered[1:]:
-        if candidate.size_bytes < _SMALLER * min(one.size_bytes for one in chosen):
-            chosen.append(candidate)
     quick = ", ".join(f"{candidate.name} {base_ms / times[id(candidate)]:.2f}x" for candidate in ordered)
     notes.append(f"quick timing by turns, to choose what is judged: {quick}")
-    return chosen[:_JUDGED]
+    return ordered
 
 
 def _raised(task: Task, judge: Judge, pool: _Pool, notes: list[str]) -> list[Candidate]:

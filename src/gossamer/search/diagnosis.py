@@ -90,7 +90,7 @@ def diagnose(
         source: the candidate as a program where it is not the reference; values are matched by name.
 
     Returns:
-        Kind ``clean`` where neither the candidate nor any piece of it is outside of the policy.
+        Kind ``clean`` where no piece of the candidate is outside of the policy; its note says if the whole is.
     """
     probe = PieceProbe(program, build, policy, source)
     reference = Interpreter(program)
@@ -103,11 +103,14 @@ def diagnose(
         if not findings and parity.verdict == "rejected":
             boundary = explain_boundary(reference, whole, cases, policy) or _of_the_file(probe, cases)
             attribution = None if boundary else _sources(probe, whole)
-            if attribution is None and not boundary:
+            if not boundary and not (attribution and attribution.accumulates):
                 findings = find_wide_faults(probe.atoms, probe)
     placed = tuple(_placed(probe, finding, full=index < SHOWN) for index, finding in enumerate(findings))
+    accumulates = attribution is not None and attribution.accumulates
+    kind = placed[0].kind if placed else "boundary" if boundary else "accumulation" if accumulates else "clean"
+    unexplained = kind == "clean" and parity.verdict == "rejected"
     return Diagnosis(
-        kind=placed[0].kind if placed else "boundary" if boundary else "accumulation" if attribution else "clean",
+        kind=kind,
         findings=placed,
         boundary=boundary,
         attribution=attribution,
@@ -115,6 +118,7 @@ def diagnose(
         observed=observed,
         compilations=probe.compilations,
         policy=policy.name,
+        notes=(f"the whole was rejected all the same: {parity.reason}",) if unexplained else (),
     )
 
 
@@ -140,12 +144,11 @@ def compare_nodes(program: Program, build: Build, cases: Sequence[Case], policy:
 
 
 def _sources(probe: PieceProbe, candidate: Runnable) -> Attribution | None:
-    """Where the error comes from if it is the sum of what the parts do."""
+    """Where the error at the outputs comes from, if the pieces can be run."""
     try:
-        found = error_sources(probe, candidate)
+        return error_sources(probe, candidate)
     except (GossamerError, Raised):
         return None
-    return found if found.accumulates else None
 
 
 def error_sources(probe: PieceProbe, candidate: Runnable) -> Attribution:

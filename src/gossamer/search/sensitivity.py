@@ -16,7 +16,7 @@ from gossamer.search.precision import Int8Plan, choose_int8, float_targets
 from gossamer.search.task import Candidate, Task, lower_candidate
 from gossamer.techniques.quantize.int8 import int8_layers
 
-_SCAN_SAMPLES = 128
+_SCAN_SAMPLES = 64
 _LEAST_SAVED_US = 0.5
 """A layer that saves less than the counters resolve is priced as if it saved this much."""
 
@@ -71,7 +71,7 @@ def scan(task: Task, plan: Int8Plan, whole: Candidate, original: Candidate) -> l
     """Every layer alone in int8, in the order of the network.
 
     Alone, since a layer that ruins the output hides what the others do to it. Cost: one quantization, lowering and pass
-    over at most 128 choosing samples a layer, and two profiles. Layers that the time limit cut off have no harm.
+    over at most 64 choosing samples a layer, and two profiles. Layers that the time limit cut off have no harm.
 
     Args:
         task: the search.
