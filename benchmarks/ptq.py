@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ import sessions
 import torch
 from assets import Samples, add_assets_option, calibration_and_test, find, load_network, load_samples
 from check_baselines import agrees
-from entrants import Entrant, difference, divergence, examine, fastest_peer, rank_speed, strongest
+from entrants import Entrant, difference, divergence, examine, examine_once, fastest_peer, rank_speed, strongest
 from peers_nncf import NNCF_CONVOLUTION, NNCF_TRANSFORMER, quantize_onnx, quantize_openvino
 from peers_ort import STATIC, TRANSFORMER, Variant, export_fp32, quantize_all
 from rich.console import Console
@@ -92,7 +93,9 @@ class Scale:
     calibration: int = 512
     test: int | None = None
     all_settings: bool = True
-    timing: Mapping[str, Any] = field(default_factory=lambda: {"warmup_ms": 1000.0})
+    timing: Mapping[str, Any] = field(
+        default_factory=lambda: {"loads": 8, "rounds": 4, "leg_ms": 30.0, "warmup_ms": 500.0}
+    )
     turns: int = 12
 
 
@@ -136,6 +139,9 @@ def prepare_job(name: str, runtimes: Sequence[str], root: Path, scale: Scale, fo
         baseline = examine("fp32", fp32, "onnxruntime", load_samples(name, "test", root)).accuracy
     else:
         test = test.shuffled(scale.test, SEED)
+    made = folder / "variants.json"
+    if made.exists():
+        return Job(name, network, given, test, folder, fp32, _remembered(made), baseline, scale)
     ort_settings = TRANSFORMER if kind.transformer else STATIC
     nncf_settings = NNCF_TRANSFORMER if kind.transformer else NNCF_CONVOLUTION
     if not scale.all_settings:
@@ -146,7 +152,22 @@ def prepare_job(name: str, runtimes: Sequence[str], root: Path, scale: Scale, fo
     variants += quantize_onnx(fp32, given.inputs, folder, nncf_settings)
     if "openvino" in runtimes:
         variants += quantize_openvino(fp32, given.inputs, folder, nncf_settings)
+    entries = [[one.setting.name, one.path and one.path.name, one.failure] for one in variants]
+    made.write_text(json.dumps(entries), encoding="utf-8")
     return Job(name, network, given, test, folder, fp32, variants, baseline, scale)
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """A setting of a peer whose file was made before, of which only the name is needed."""
+
+    name: str
+
+
+def _remembered(made: Path) -> list[Variant]:
+    """The peers' files that an earlier run left in the folder."""
+    entries = json.loads(made.read_text(encoding="utf-8"))
+    return [Variant(Remembered(name), made.parent / file if file else None, failure) for name, file, failure in entries]
 
 
 def compress(job: Job, runtime: str) -> tuple[Path, str]:
@@ -222,7 +243,7 @@ def examine_peers(job: Job, runtime: str) -> tuple[list[Entrant], list[dict[str,
             failed.append({"name": name, "failure": variant.failure})
         elif runtime == "openvino" or variant.path.suffix == ".onnx":
             try:
-                peers.append(examine(name, variant.path, runtime, job.test))
+                peers.append(examine_once(name, variant.path, runtime, job.test))
             except Exception as error:  # noqa: BLE001 - each runtime has types of its own
                 failed.append({"name": name, "failure": f"{type(error).__name__}: {error}"[:300]})
     return peers, failed
@@ -300,7 +321,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "ptq.json")
     parser.add_argument("--tiny", action="store_true", help="a few hundred samples and short legs: does it run at all?")
     parser.add_argument("--peers-only", action="store_true", help="leave gossamer out")
-    parser.add_argument("--keep", type=Path, help="folder for the model files (default: a temporary one)")
+    parser.add_argument("--keep", type=Path, help="folder for the model files; peers found there are not made again")
+    parser.add_argument("--prepare", action="store_true", help="only make the peers and run them on the test sets")
     options = parser.parse_args()
     names, runtimes = options.models.split(","), options.runtimes.split(",")
     for name in names:
@@ -318,10 +340,15 @@ def main() -> int:
             folder.mkdir(parents=True, exist_ok=True)
             job = prepare_job(name, runtimes, options.assets, TINY if options.tiny else Scale(), folder, say)
             for runtime in runtimes:
+                if options.prepare:
+                    examine_peers(job, runtime)
+                    continue
                 result = run(job, runtime, not options.peers_only, say)
                 every = store(options.out, [result])
                 show_result(console, result)
                 fine &= result["baseline_reproduced"] is not False
+    if options.prepare:
+        return 0
     show_verdict(console, every)
     console.print(f"written to {options.out}")
     return 0 if fine else 1

@@ -29,7 +29,6 @@ from torch import fx
 
 from gossamer.program import Edit, Program
 from gossamer.program.dialect import aten
-from gossamer.program.program import outputs_of
 
 CONV, LINEAR, NORM = aten.conv2d.default, aten.linear.default, aten.layer_norm.default
 IMAGE_AXES = (0, 2, 3, 1)
@@ -157,7 +156,7 @@ def _on_other_axis(program: Program, site: str) -> Program:
     return edit.finish("along another axis")
 
 
-def _square_values(node: fx.Node) -> bool:
+def _is_square_value(node: fx.Node) -> bool:
     return len(shape(node)) > 2 and shape(node)[-1] == shape(node)[-2]
 
 
@@ -234,35 +233,37 @@ def _other_pooling(program: Program, site: str) -> Program:
 
 
 FAULTS = (
-    Fault(1, "two inputs of equal shape swapped", "input map", _equal_inputs, in_data=_swap_inputs),
-    Fault(2, "NHWC tensor fed as NCHW", "input", _cubes, in_data=_read_as_other_layout),
-    Fault(3, "square linear weight transposed", "node", having(LINEAR, where=_is_square), with_operand(1, _transposed)),
-    Fault(4, "conv weight in/out swapped", "node", having(CONV, where=_is_square), with_operand(1, _transposed)),
-    Fault(5, "concat operands exchanged", "node", having(aten.cat.default), with_arguments(tensors=lambda given: given[::-1])),
-    Fault(6, "split halves renamed", "node", having(aten.split_with_sizes.default), _exchanged_items),
-    Fault(7, "permute left out where two sizes are equal", "node",
-          having(aten.permute.default, where=_square_values), with_arguments(dims=lambda given: sorted(given))),
-    Fault(8, "residual taken before the activation", "node",
+    Fault(1, "two inputs of equal shape swapped", _equal_inputs, in_data=_swap_inputs, names="input map"),
+    Fault(2, "NHWC tensor fed as NCHW", _cubes, in_data=_read_as_other_layout, names="input"),
+    Fault(3, "square linear weight transposed", having(LINEAR, where=_is_square), with_operand(1, _transposed)),
+    Fault(4, "conv weight in/out swapped", having(CONV, where=_is_square), with_operand(1, _transposed)),
+    Fault(5, "concat operands exchanged", having(aten.cat.default), with_arguments(tensors=lambda given: given[::-1])),
+    Fault(6, "split halves renamed", having(aten.split_with_sizes.default), _exchanged_items),
+    Fault(7, "permute left out where two sizes are equal",
+          having(aten.permute.default, where=_is_square_value), with_arguments(dims=sorted)),
+    Fault(8, "residual taken before the activation",
           having(aten.add.Tensor, where=_adds_activation), _before_activation),
-    Fault(9, "bias along the wrong equal-sized axis", "node", having(LINEAR, CONV, where=_has_twin_axis), _bias_elsewhere),
-    Fault(10, "flatten in H,W,C order", "node", having(aten.reshape.default, where=_flattens_images), with_operand(0, _other_order)),
-    Fault(11, "bias dropped", "node", having(LINEAR, CONV, where=_has_bias), with_arguments(bias=None)),
-    Fault(12, "padding (1,0) instead of (0,1)", "node", having(aten.pad.default, where=_one_sided), with_arguments(pad=[1, 0, 1, 0])),
-    Fault(13, "pooling ceil_mode or counted padding flipped", "node", having(*POOLS), _other_pooling),
-    Fault(14, "dilation and stride exchanged", "node",
+    Fault(9, "bias along the wrong equal-sized axis", having(LINEAR, CONV, where=_has_twin_axis), _bias_elsewhere),
+    Fault(10, "flatten in H,W,C order",
+          having(aten.reshape.default, where=_flattens_images), with_operand(0, _other_order)),
+    Fault(11, "bias dropped", having(LINEAR, CONV, where=_has_bias), with_arguments(bias=None)),
+    Fault(12, "padding (1,0) instead of (0,1)",
+          having(aten.pad.default, where=_one_sided), with_arguments(pad=[1, 0, 1, 0])),
+    Fault(13, "pooling ceil_mode flipped, or padding counted", having(*POOLS), _other_pooling),
+    Fault(14, "dilation and stride exchanged",
           having(CONV, where=_strides_that_fit), with_arguments(stride=[1, 1], dilation=[2, 2])),
-    Fault(15, "batch-norm eps 1e-5 -> 1e-3", "node", having(aten.batch_norm.default), with_arguments(eps=1e-3)),
-    Fault(16, "batch-norm statistics from before recovery", "node", having(aten.batch_norm.default), _stale_statistics),
-    Fault(17, "layer norm over the wrong axis", "node", having(NORM, where=_square_values), _on_other_axis),
-    Fault(18, "norm eps 1e-5 -> 1e-12", "node", having(NORM, where=_reads_inputs), with_arguments(eps=1e-12)),
-    Fault(19, "GELU tanh form for the exact form", "node", having(aten.gelu.default), with_arguments(approximate="tanh")),
-    Fault(20, "softmax over the wrong axis", "node", having(aten.softmax.int, where=_square_values), _on_other_axis),
-    Fault(21, "softmax without subtracting the maximum", "node", _logits_follow_inputs, _plain_softmax),
-    Fault(22, "attention scale of the sliced head size", "node", _scales, _wrong_scale),
-    Fault(23, "causal mask shifted by one", "node", having(aten.tril.default), with_arguments(diagonal=1)),
-    Fault(24, "padding mask ignored", "node", having(aten.logical_and.default), with_result(_without_padding)),
-    Fault(25, "resize half-pixel against align-corners", "node",
+    Fault(15, "batch-norm eps 1e-5 -> 1e-3", having(aten.batch_norm.default), with_arguments(eps=1e-3)),
+    Fault(16, "batch-norm statistics from before recovery", having(aten.batch_norm.default), _stale_statistics),
+    Fault(17, "layer norm over the wrong axis", having(NORM, where=_is_square_value), _on_other_axis),
+    Fault(18, "norm eps 1e-5 -> 1e-12", having(NORM, where=_reads_inputs), with_arguments(eps=1e-12)),
+    Fault(19, "GELU tanh form for the exact form", having(aten.gelu.default), with_arguments(approximate="tanh")),
+    Fault(20, "softmax over the wrong axis", having(aten.softmax.int, where=_is_square_value), _on_other_axis),
+    Fault(21, "softmax without subtracting the maximum", _logits_follow_inputs, _plain_softmax),
+    Fault(22, "attention scale of the sliced head size", _scales, _wrong_scale),
+    Fault(23, "causal mask shifted by one", having(aten.tril.default), with_arguments(diagonal=1)),
+    Fault(24, "padding mask ignored", having(aten.logical_and.default), with_result(_without_padding)),
+    Fault(25, "resize half-pixel against align-corners",
           having(aten.upsample_bilinear2d.vec), with_arguments(align_corners=True)),
-    Fault(26, "nearest resize floor against round", "node", having(aten.upsample_nearest2d.vec), in_file=_round_nearest),
-    Fault(27, "PReLU slopes shifted by one channel", "node", having(aten.prelu.default), _shifted),
+    Fault(26, "nearest resize floor against round", having(aten.upsample_nearest2d.vec), in_file=_round_nearest),
+    Fault(27, "PReLU slopes shifted by one channel", having(aten.prelu.default), _shifted),
 )  # fmt: skip

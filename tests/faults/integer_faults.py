@@ -187,9 +187,7 @@ def _wrong_zero_of_fused(program: Program, site: str) -> Program:
 def _integer_linears(net: Net) -> list[str]:
     """Quantized linear layers in which a pair of products saturates for some real input, most of them first."""
     layers = [
-        node
-        for node in net.program.call_nodes
-        if node.target is LINEAR and node.args[1].target is dialect.dequantize
+        node for node in net.program.call_nodes if node.target is LINEAR and node.args[1].target is dialect.dequantize
     ]
     shares = {}
     for layer in layers:
@@ -322,28 +320,22 @@ def _float_activations(net: Net) -> list[str]:
 
 
 FAULTS = (
-    Fault(28, "zero point off by one in one tensor", "node", _activation_pairs, in_file=_zero_point_off),
-    Fault(29, "per-channel scales on the wrong axis", "node", _square_weight_pairs, _other_axis),
-    Fault(30, "activation range x 0.5", "node", _clipping_pairs, _scaled_grid(0.5)),
-    Fault(31, "an encoding missing, recomputed at run time", "node", _activation_pairs, in_file=_recomputed),
-    Fault(
-        32, "bias scale is not input scale x weight scale", "node", _bias_pairs, _scaled_grid(1.25), on="onnxruntime"
-    ),
-    Fault(33, "s8 data read as u8", "node", _plain_weight_pairs, in_file=_read_as_unsigned),
-    Fault(34, "rounding half away from zero", "node", _tying_pairs, in_file=_half_away),
-    Fault(35, "ReLU fused with the wrong zero point", "group", _fused_relus, _wrong_zero_of_fused),
-    Fault(36, "pairs of products saturate in 16 bits", "node", _integer_linears, _saturating),
-    Fault(37, "fp16 overflow in one node", "node", _grows_with_inputs, _overflowing),
-    Fault(38, "bf16 product under the fp32 policy", "bfloat16", FLOAT_LAYERS, _in_bfloat16, on="onnxruntime"),
-    Fault(
-        38,
-        "bf16 product under the fp32 policy",
-        "bfloat16",
-        _computed_short,
-        on="openvino",
-        option={"precision": "bfloat16"},
-    ),
-    Fault(39, "constant from an older checkpoint", "values of", FLOAT_LAYERS, in_file=_older_weight),
-    Fault(40, "dropout left active", "run again", _float_activations, in_file=_active_dropout, on="onnxruntime"),
-    Fault(40, "dropout left active", "run again", _float_activations, in_file=_drawn_mask, on="openvino"),
-)
+    Fault(28, "zero point off by one in one tensor", _activation_pairs, in_file=_zero_point_off),
+    Fault(29, "per-channel scales on the wrong axis", _square_weight_pairs, _other_axis),
+    Fault(30, "activation range x 0.5", _clipping_pairs, _scaled_grid(0.5)),
+    Fault(31, "an encoding missing, recomputed at run time", _activation_pairs, in_file=_recomputed),
+    Fault(32, "bias scale not input scale x weight scale", _bias_pairs, _scaled_grid(1.25), on="onnxruntime"),
+    Fault(33, "s8 data read as u8", _plain_weight_pairs, in_file=_read_as_unsigned),
+    Fault(34, "rounding half away from zero", _tying_pairs, in_file=_half_away),
+    Fault(35, "ReLU fused with the wrong zero point", _fused_relus, _wrong_zero_of_fused, names="group"),
+    Fault(36, "pairs of products saturate in 16 bits", _integer_linears, _saturating),
+    Fault(37, "fp16 overflow in one node", _grows_with_inputs, _overflowing),
+    Fault(38, "bf16 product under the fp32 policy",
+          FLOAT_LAYERS, _in_bfloat16, names="bfloat16", on="onnxruntime"),
+    Fault(38, "bf16 product under the fp32 policy",
+          _computed_short, option={"precision": "bfloat16"}, names="bfloat16", on="openvino"),
+    Fault(39, "constant from an older checkpoint", FLOAT_LAYERS, in_file=_older_weight, names="values of"),
+    Fault(40, "dropout left active",
+          _float_activations, in_file=_active_dropout, names="run again", on="onnxruntime"),
+    Fault(40, "dropout left active", _float_activations, in_file=_drawn_mask, names="run again", on="openvino"),
+)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Small nets in which every fault of the suite has a place, with real inputs: the bundled digits, and text of digits."""
+"""Small nets in which every fault of the suite has a place, on real inputs: the bundled digits, and text of them."""
 
 from __future__ import annotations
 
@@ -261,7 +261,7 @@ def with_weights(program: Program, seed: int) -> Program:
 
 
 def with_round_scales(program: Program) -> Program:
-    """Every scale the next power of two, as accelerators with shifters have them; that of a bias is still the product."""
+    """Every scale the next power of two, as accelerators with shifters have them; a bias still has the product."""
     edit = Edit(program)
     pairs = [node for node in program.call_nodes if node.target is dialect.quantize]
     biases = {str(node.args[1].target) for node in pairs if node.args[5] > 255}

@@ -1,7 +1,7 @@
 """Faults 41 to 45: what capture froze, and what no file is to blame for: preprocessing, labels.
 
-Reference and candidate agree in these; they are found by the comparison with the eager model, and by the accuracy that the
-original is known to have.
+Reference and candidate agree in these; they are found by the comparison with the eager model, and by the accuracy that
+the original is known to have.
 """
 
 from __future__ import annotations
@@ -75,8 +75,10 @@ class Trained:
 
 
 def photos() -> np.ndarray:
-    """(1797, 3, 16, 16): the digit by day or night, in another brightness in each channel, with noise that the mean of two
-    rows is free of."""
+    """(1797, 3, 16, 16): the digit by day or night, in another brightness in each channel.
+
+    The noise is such that the mean of two rows is free of it.
+    """
     grey = (load_digits()[0][:, 0] / 2 + 0.5) * np.where(_by_night(), 0.4, 1.0)[:, None, None]
     noise = np.random.default_rng(0).normal(0, 0.6, (len(grey), 8, 16)).repeat(2, axis=1)
     noise[:, 1::2] *= -1

@@ -31,23 +31,23 @@ class Fault:
     Attributes:
         number: in the table.
         text: what is wrong.
-        names: what a diagnosis must name: the ``node``, the fused ``group``, or a word that must stand in its text.
         sites: nodes of a net at which it can be planted; the first one is.
         in_program: the changed program; the same one where the site is not in it, as in a piece cut elsewhere.
         in_file: changes the ONNX model in place; is given the names of the site's nodes in it.
         option: fields of the target that the candidate is opened with.
         in_data: changes what reaches the candidate; the site is an input.
+        names: what a diagnosis must name: the ``node``, the fused ``group``, or a word that must stand in its text.
         on: text of the runtimes where it exists; empty for all.
     """
 
     number: int
     text: str
-    names: str
     sites: Callable[[Net], Iterable[str]]
     in_program: Callable[[Program, str], Program] | None = None
     in_file: Callable[[onnx.ModelProto, Sequence[str]], None] | None = None
     in_data: Callable[[Arrays, str], Arrays] | None = None
     option: Mapping[str, Any] = field(default_factory=dict)
+    names: str = "node"
     on: str = ""
 
     def open(self, path: Path, specs: Signature, target: Target) -> Executable:

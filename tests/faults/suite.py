@@ -68,14 +68,15 @@ class Result:
 def plan(
     target: Target, faults: Sequence[Fault] = FAULTS, nets: Sequence[str] = ALL
 ) -> Iterator[tuple[Fault, Net, str]]:
-    """Every fault in every net where it applies, at the first site of each."""
+    """Every fault in every net where it applies, at the first site of each kind of node."""
     for fault in faults:
-        if fault.on not in ("", target.runtime):
-            continue
-        for name in nets:
+        for name in nets if fault.on in ("", target.runtime) else ():
             one = net(name, target)
-            site = next(iter(fault.sites(one)), "")
-            if site:
+            nodes = {node.name: node for node in one.program.graph.nodes}
+            kinds: dict[object, str] = {}
+            for site in fault.sites(one):
+                kinds.setdefault(nodes[site].target if nodes[site].op == "call_function" else "input", site)
+            for site in kinds.values():
                 yield fault, one, site
 
 
@@ -151,6 +152,10 @@ class CleanPair:
     alarm: str
     named: str
     random_gate: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON value."""
+        return asdict(self)
 
 
 def check_clean(name: str, target: Target, seed: int) -> CleanPair:

@@ -20,7 +20,7 @@ from gossamer.runtimes import resolve_target
 SEEDS = 12
 """Draws of weights: with nine nets and two runtimes 216 clean pairs."""
 
-DEFAULT = {3: "flat", 8: "residual", 10: "flat", 13: "residual", 18: "mixer", 21: "flat", 27: "flat", 28: "mixer int8",
+DEFAULT = {3: "mixer", 8: "residual", 10: "flat", 13: "residual", 18: "mixer", 21: "flat", 27: "flat", 28: "mixer int8",
            34: "residual int8", 35: "residual int8", 37: "flat", 40: "mixer"}  # fmt: skip
 """Fault and net of the default run."""
 
@@ -48,10 +48,7 @@ def test_every_fault_of_the_table_is_there():
 @pytest.mark.parametrize("number", DEFAULT)
 def test_a_planted_fault_is_caught_and_named(number: int, onnxruntime: Target):
     chosen = [fault for fault in FAULTS if fault.number == number]
-    planned = list(plan(onnxruntime, chosen, [DEFAULT[number]]))
-    if number == 3:  # no square weight in the smallest net: any other will do
-        planned = list(plan(onnxruntime, chosen, ["mixer"]))
-    ((fault, one, site),) = planned
+    fault, one, site = next(plan(onnxruntime, chosen, [DEFAULT[number]]))
     result = check_fault(fault, one, site, onnxruntime)
     assert result.caught
     assert result.named, result.diagnosis

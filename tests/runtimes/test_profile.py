@@ -190,6 +190,18 @@ def test_profiling_leaves_no_file_behind(tmp_path, monkeypatch):
     assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["here", "model.onnx", "temporary"]
 
 
+@pytest.mark.parametrize("quantized", [True, False])
+def test_every_convolution_has_a_time_also_where_it_lost_its_name(tmp_path: Path, quantized: bool):
+    net = conv(conv(image(), "a", quantized=quantized), "b", quantized=quantized)
+    net.run(tmp_path)
+    specs = Signature((TensorSpec("x", "float32", net.shape),), (TensorSpec("y", "float32", ("any",)),))
+    name_map = {node.name: (node.name,) for node in net.nodes}
+    x = {"x": np.ones(net.shape, np.float32)}
+    times = profile_times(tmp_path / "model.onnx", specs, TARGET, x, name_map, ["a", "b"], calls=3)
+    assert times.keys() == {"a", "b"}
+    assert all(microseconds >= 0 for microseconds in times.values())
+
+
 # Rules that need no model
 
 

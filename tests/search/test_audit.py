@@ -183,6 +183,20 @@ def test_safe_scales_are_proven_without_a_run(
             assert set(statuses(entry).values()) == {"proven safe"}
 
 
+def test_halved_weights_are_audited_but_not_repaired(digit_program: Program, digits, samples: Samples):
+    """Signed inputs of convolutions on OpenVINO: oneDNN halves their weights on older processors."""
+    target = resolve_target("openvino:cpu")
+    calibration = Int8(safe_pairs=("*",)).calibrate(digit_program, {"x": digits[0][:256]}, target)
+    entry = audit(Int8(safe_pairs=("*",)).quantize(calibration), samples, target, ("avx2",))
+    halved = [layer for layer in entry.profiles[0].layers if layer.arithmetic == "half_weight"]
+    assert [layer.site for layer in halved] == ["stem.0"]  # the images have negative values
+    assert [layer.at_risk for layer in halved] == [0.0]
+    assert 0 < halved[0].relative_error < 0.05
+    assert statuses(entry) == {"avx2": "hazard"}
+    with pytest.raises(UnsupportedOp, match="halved weights"):
+        repair(Int8(safe_pairs=("*",)), calibration, entry, samples, target)
+
+
 @pytest.mark.parametrize("claim", ["top1 >= 90%", "drop <= 1pt; top1 >= 90%", ""])
 def test_a_claim_is_one_drop(planted: Calibration, samples: Samples, target: Target, claim: str):
     with pytest.raises(OptionError, match="one limit on a drop"):

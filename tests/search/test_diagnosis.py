@@ -17,7 +17,7 @@ from gossamer.lowering import lower_to_onnx
 from gossamer.program import Edit, Interpreter, Program
 from gossamer.program.dialect import aten
 from gossamer.runtimes import lower_for, open_executable, resolve_target
-from gossamer.search.diagnosis import compare_nodes, diagnose, diagnose_lowered, error_sources
+from gossamer.search.diagnosis import compare_lowered_nodes, compare_nodes, diagnose, diagnose_lowered, error_sources
 from gossamer.search.probe import Builder, PieceProbe, Raised
 from gossamer.techniques.quantize.int8 import Int8
 from gossamer.verification.inputs import Case, parity_cases
@@ -145,6 +145,7 @@ def test_right_integers_pass_node_by_node(
     for program, policy in ((quantized, INT8), (digit_program, FP32)):
         parity = compare_runnables(Interpreter(program), build(program), cases, policy)
         assert compare_nodes(program, build, cases, policy, parity) is parity
+        assert compare_lowered_nodes(program, on, cases, policy, parity) is parity
         assert parity.verdict != "rejected"
 
 
@@ -179,6 +180,30 @@ def test_a_file_that_is_not_what_lowering_gives_now(digit_program: Program, case
     found = diagnose_lowered(digit_program, target, cases, FP32, model=stale)
     assert (found.kind, found.findings) == ("boundary", ())
     assert "the file is not what lowering gives now" in str(found)
+
+
+class WrongAt:
+    """A session that computes one node wrong, whatever file it is given."""
+
+    def __init__(self, session, node):
+        self.session, self.node = session, node
+        self.specs, self.fingerprint = session.specs, session.fingerprint
+
+    def run(self, inputs, taps=()):
+        outputs = self.session.run(inputs)
+        return {name: values * np.float32(1.01) if name == self.node else values for name, values in outputs.items()}
+
+    def close(self):
+        self.session.close()
+
+
+def test_a_wrong_runtime_is_told_from_a_wrong_file(digit_program: Program, cases, target: Target, tmp_path: Path):
+    build = Builder(target, tmp_path, open_=lambda *where: WrongAt(open_executable(*where), "down_2"))
+    found = diagnose(digit_program, build, cases, FP32)
+    assert found.first.node == "down_2"
+    assert found.first.notes == (
+        "the file is right, the runtime is wrong: ONNX's own evaluator agrees with the reference",
+    )
 
 
 def test_reduced_precision_is_recognised(digit_program: Program, cases, target: Target):
@@ -236,6 +261,15 @@ def test_what_does_not_repeat_is_noted(digit_program: Program, cases):
     found = diagnose(digit_program, Noisy, cases, FP32)
     assert found.findings
     assert any("another value when run again" in note for note in found.findings[0].notes)
+
+
+def test_no_more_cases_are_held_than_memory_allows(digit_program: Program, cases, monkeypatch: pytest.MonkeyPatch):
+    probe = PieceProbe(digit_program, Interpreter, FP32)
+    probe.observe(cases)
+    assert probe.cases == list(cases)
+    monkeypatch.setattr("gossamer.search.probe.MOST_BYTES", 1000)
+    probe.observe(cases)
+    assert probe.cases == [cases[0]]
 
 
 class Chain(nn.Module):

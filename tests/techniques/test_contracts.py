@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 from gossamer.program import Program
 from gossamer.program.dialect import bound_arguments, op_class
@@ -15,13 +16,16 @@ from gossamer.techniques.quantize.int8 import Int8
 from gossamer.techniques.quantize.placement import weighted_sites
 from gossamer.techniques.quantize.smooth import Smooth
 from gossamer.testing import TechniqueContract
+from gossamer.testing.technique import NETS
 
 
 class TestInt8(TechniqueContract):
     technique = Int8()
     variants = (
         Int8(observer="entropy", weight_steps=1),
-        Int8(skip=("*head*", "3"), narrow=("*",), narrow_activations=("*",), bias_correction=True),
+        Int8(skip=("*head*",), narrow=("*",), narrow_activations=("*",), bias_correction=True),
+        Int8(safe_pairs=("*",)),
+        Int8(placement="integer_sums"),  # which another target has; this one must say so
     )
     ladder = tuple(Int8(observer="percentile", percentile=share) for share in (60, 80, 95, 99.9))
     policy = "int8"
@@ -38,6 +42,22 @@ class TestInt8(TechniqueContract):
             if op_class(layer) != "embedding":
                 int8, int32 = int8 + rows, int32 + 2 * rows
         return {"int8 stored": int8, "int32 stored": int32, "parameters": fold_batch_norms(before).parameter_count}
+
+
+class TestInt8OnOpenVino(TechniqueContract):
+    """Its own places for pairs, of which it has two kinds; biases stay in float."""
+
+    technique = Int8(placement="integer_sums")
+    variants = (*TestInt8.variants[:3], Int8(observer="percentile", percentile=99))
+    nets: ClassVar = {name: NETS[name] for name in ("images", "nothing to change")}
+    fits = ("images",)
+    target = "openvino:cpu,batch=4"
+    policy = "int8"
+
+    def closed_counts(self, before: Program) -> Mapping[str, int]:
+        """A code for each weight and a zero point for each channel."""
+        shapes = [tensor_value(bound_arguments(layer)["weight"]).shape for layer in weighted_sites(before).values()]
+        return {"int8 stored": sum(math.prod(shape) + shape[0] for shape in shapes), "int32 stored": 0}
 
 
 class TestEqualize(TechniqueContract):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FILES = ("wrong_techniques.py", "wrong_runtimes.py", "wrong_metrics.py")
+FILES = ("wrong_techniques.py", "wrong_runtimes.py", "wrong_runtimes_at_length.py", "wrong_metrics.py")
 OPTIONS = (
-    "-c", "/dev/null", "--rootdir", str(HERE), "--import-mode=importlib", "-o", "markers=slow", "-m", "not slow",
+    "-c", "/dev/null", "--rootdir", str(HERE), "--import-mode=importlib", "-o", "markers=slow",
     "-q", "--capture=no", "--tb=no", "--no-header", "--no-summary", "--noconftest",
     *(f"-pno:{name}" for name in ("randomly", "xdist", "cacheprovider", "faulthandler", "hypothesispytest")),
     "-pno:warnings",
@@ -42,7 +42,8 @@ class Outcomes:
 def outcomes(file: str) -> Outcomes:
     """Run the contracts of one file, in this process, as anybody's tests would be."""
     found = Outcomes()
-    pytest.main([*OPTIONS, str(HERE / file)], plugins=[found])
+    chosen = [] if "at_length" in file else ["-m", "not slow"]
+    pytest.main([*OPTIONS, *chosen, str(HERE / file)], plugins=[found])
     return found
 
 

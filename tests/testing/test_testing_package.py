@@ -12,8 +12,9 @@ import pytest
 import gossamer.testing
 from gossamer.core import extras
 from gossamer.core.errors import ArtifactError, DataError, MissingExtra
+from gossamer.runtimes import resolve_target
 from gossamer.testing import Disagreement, Gap
-from gossamer.testing.gaps import expecting, gap_of
+from gossamer.testing.gaps import expecting, gap_of, skip_unless_installed
 from gossamer.testing.op_matrix import require_close
 
 PACKAGE = Path(gossamer.testing.__file__).parents[1]
@@ -98,3 +99,10 @@ def test_a_disagreement_says_how_large_it_is():
         require_close("nan", ones, ones * np.nan, 0.1)
     with pytest.raises(Disagreement, match="25% of the values differ"):
         require_close("whole", np.array([1, 2, 3, 4]), np.array([1, 2, 3, 5]), 0.1)
+
+
+def test_what_needs_a_runtime_that_is_not_there_is_skipped(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gossamer.testing.gaps.installed_version", lambda runtime: f"no: pip install {runtime}")
+    skip_unless_installed(resolve_target("onnxruntime:cpu"))
+    with pytest.raises(pytest.skip.Exception, match="openvino is not installed"):
+        skip_unless_installed(resolve_target("openvino:cpu"))

@@ -52,6 +52,35 @@ def test_shape_cases_cover_batches_and_the_ends_of_ranges():
     assert cases["largest"].inputs["x"].max() == PIXELS["x"].astype(np.float32).max()
 
 
+def test_faint_and_amplified_inputs_are_real_ones_of_another_size():
+    cases = by_name(parity_cases(IMAGES, PIXELS))
+    np.testing.assert_allclose(cases["amplified"].inputs["x"], cases["largest"].inputs["x"] * 1e4, rtol=1e-6)
+    assert (cases["faint"].kind, cases["amplified"].kind) == ("faint", "stress")
+    scaled = PIXELS["x"].astype(np.float32).astype(np.float64) * 1e-2
+    rows = {row.tobytes() for row in scaled.astype(np.float32)}
+    assert {row.tobytes() for row in cases["faint"].inputs["x"]} <= rows
+    half = Signature((TensorSpec("x", "float16", ("batch", 2)),), (), {"batch": (1, None)})
+    large = by_name(parity_cases(half, {"x": RNG.random((20, 2)) * 100}))["amplified"].inputs["x"]
+    assert np.isfinite(large).all()
+    assert large.max() == np.finfo(np.float16).max
+
+
+def test_a_size_that_the_data_have_is_also_tried_one_larger():
+    shapes = {case.inputs["x"].shape for case in parity_cases(IMAGES, PIXELS)}
+    assert (2, 3, 13, 8) in shapes  # odd: where rounding of pooled sizes shows
+
+
+def test_masks_get_a_masked_tail_even_where_the_data_have_none():
+    full = {**TOKENS, "mask": np.ones_like(TOKENS["mask"])}
+    padded = by_name(parity_cases(TEXT, full))["padded"].inputs
+    assert padded["mask"].shape == (2, 16)
+    assert padded["mask"][:, :10].all()
+    assert not padded["mask"][:, 10:].any()
+    assert np.isin(padded["ids"], TOKENS["ids"]).all()
+    flags = full["mask"] * (np.arange(16) > 0)  # 0 at the start: whatever it is, it is no padding
+    assert "padded" not in by_name(parity_cases(TEXT, {**TOKENS, "mask": flags}))
+
+
 def test_an_upper_end_at_which_the_inputs_are_large_is_no_case():
     for high, tried in ((2**11, True), (2**11 + 1, False)):  # the square of the size counts, for attention
         signature = Signature(IMAGES.inputs, (), {**IMAGES.dims, "h": (4, high)})

@@ -194,6 +194,34 @@ def test_a_nearly_zero_reference_is_judged_on_the_scale_of_real_cases():
     assert (found.verdict, found.failed_case) == ("rejected", "zeros")
 
 
+def test_faint_inputs_are_judged_on_the_scale_of_real_ones():
+    def offset(size):
+        return lambda a, b: net(a, b, bias=0) + (size if np.ptp(a) and abs(a).max() < 0.1 else 0.0)
+
+    def verdict(size):
+        reference = Fake(lambda a, b: net(a, b, bias=0))
+        return compare_runnables(reference, Fake(offset(size)), CASES, policy_without_decisions(FP32), decisions=())
+
+    scale = max(error.scale for error in compare(net).errors if error.kind == "real")
+    assert verdict(0.5e-4 * scale).verdict == "equivalent"  # far more than 1e-5 of the faint outputs themselves
+    found = verdict(3e-4 * scale)
+    assert (found.verdict, found.failed_case) == ("rejected", "faint")
+    assert "of the scale of real cases" in found.reason
+
+
+def test_amplified_inputs_may_amplify_rounding_but_not_become_nonsense():
+    def at_large(change):
+        return lambda a, b: change(net(a, b)) if abs(a).max() > 1000 else net(a, b)
+
+    logits_only = {"decisions": ()}
+    assert compare(at_large(lambda y: y * 1.2), **logits_only).verdict == "equivalent"
+    for change in (lambda y: -y, lambda y: y * np.inf, lambda y: np.full_like(y, np.nan)):
+        with np.errstate(invalid="ignore"):
+            found = compare(at_large(change), **logits_only)
+        assert (found.verdict, found.failed_case) == ("rejected", "amplified")
+    assert compare(at_large(lambda y: y * 1.2), EXACT).verdict == "rejected"
+
+
 def test_matching_infinities_are_no_difference_on_real_cases():
     def masked(a, b):
         out = net(a, b)

@@ -17,8 +17,9 @@ Read in: MLAS (ONNX Runtime) ``mlas/lib/platform.cpp`` (which processor gets whi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
@@ -32,7 +33,7 @@ Arithmetic = Literal["exact32", "pair16", "shift_pair16", "half_weight", "u8u8_e
 
 ``exact32``: four into 32 bits; ``pair16``: two into 16 bits with saturation; ``shift_pair16``: signed inputs made
 unsigned by adding 128, then ``pair16``; ``half_weight``: the same with halved (so rounded) weights, which cannot
-saturate, as oneDNN's own convolutions of signed inputs do; ``u8u8_exact``: both widened to 16 bits first.
+saturate, as oneDNN's convolutions of signed inputs do; ``u8u8_exact``: both widened to 16 bits first.
 """
 
 Packing = Literal["row", "position"]
@@ -80,24 +81,22 @@ KERNELS: Mapping[tuple[str, str, str], Kernel] = {
     **{("openvino", profile, "s8s8"): Kernel("shift_pair16", "position", _OPENVINO) for profile in _X86[:3]},
     **{("openvino", "vnni", form): Kernel("exact32", "position", _OPENVINO) for form in ("u8s8", "s8s8")},
 }
-"""By runtime, class of processors (``gossamer.core.isa.PROFILES``) and signs of input and weight."""
+"""By runtime, class of processors (``gossamer.core.isa.PROFILES``) and signs of input and weight: the matrix product.
+``kernel_for`` knows where convolutions are computed otherwise."""
 
 _PADDED_CHANNELS = {"onnxruntime": 4}
 """Fewer input channels than this are padded to it when a convolution is written for the runtime."""
 
 
-def kernel_for(
-    runtime: str, profile: str, form: str, *, groups: int = 1, channels: int = 0, outputs: int = 0
-) -> Kernel:
+def kernel_for(runtime: str, profile: str, form: str, shape: Sequence[int] = (), groups: int = 1) -> Kernel:
     """The kernel of a layer.
 
     Args:
         runtime: for example ``onnxruntime``.
         profile: a class of processors.
-        form: signs of input and weight, ``u8s8``, ``s8s8`` or ``u8u8``.
+        form: signs of input and weight, ``u8s8``, ``s8s8`` (codes -127..127) or ``u8u8``.
+        shape: of the weight of a convolution, (outputs, channels, *kernel); anything shorter is a linear layer.
         groups: of a convolution.
-        channels: input channels of a convolution, for each group; 0 for a linear layer.
-        outputs: output channels of a convolution, for each group.
 
     Raises:
         UnknownName: nothing is known about this combination.
@@ -109,14 +108,26 @@ def kernel_for(
         known = sorted(key[2] for key in KERNELS if key[:2] == (runtime, profile))
         raise UnknownName(doing, got=f"{form} operands", expected=f"one of: {', '.join(known)}")
     kernel = KERNELS[runtime, profile, form]
-    if groups > 1 and channels == outputs == 1:
-        return Kernel("exact32", kernel.packing, kernel.confirmed)  # depthwise kernels widen before they multiply
-    if groups == 1 and 0 < channels < _PADDED_CHANNELS.get(runtime, 0):
-        return Kernel(kernel.arithmetic, "position", kernel.confirmed)
+    if len(shape) <= 2:
+        return kernel
+    channels, depthwise = shape[1], groups > 1 and shape[1] == 1 and shape[0] == groups
+    if kernel.arithmetic == "shift_pair16":
+        return _signed_convolution(kernel, profile, not depthwise and math.prod(shape[2:]) == 1, groups)
+    if depthwise:
+        return replace(kernel, arithmetic="exact32")  # these kernels widen before they multiply
+    if groups == 1 and channels < _PADDED_CHANNELS.get(runtime, 0):
+        return replace(kernel, packing="position")
     if groups > 1 and runtime == "openvino":
         # Most groups go to its matrix product; with odd channels it depends on more than this.
-        return Kernel(kernel.arithmetic, "row", "" if channels % 2 else kernel.confirmed)
+        return replace(kernel, packing="row", confirmed="" if channels % 2 else kernel.confirmed)
     return kernel
+
+
+def _signed_convolution(kernel: Kernel, profile: str, pointwise: bool, groups: int) -> Kernel:
+    """Convolutions of signed inputs halve the weights in oneDNN, but not in its older pointwise kernels."""
+    if pointwise and (groups == 1) == (profile != "avx512"):
+        return kernel if groups == 1 else replace(kernel, confirmed="")  # with groups it depends on more than this
+    return replace(kernel, arithmetic="half_weight")
 
 
 @dataclass(frozen=True)

@@ -301,7 +301,7 @@ def _claim(
 
 @dataclass(frozen=True)
 class Repair:
-    """A quantization that is no hazard on any class of processors that was audited.
+    """A quantization that is a hazard on as few classes of processors as was found: ``audit`` says on which, if any.
 
     Attributes:
         technique: with ``safe_pairs`` set.
@@ -325,7 +325,7 @@ def repair(
     question: Question | None = None,
     count: int = SAMPLES,
 ) -> Repair:
-    """Quantize again so that no processor of those audited answers otherwise, as cheaply as possible.
+    """Quantize again so that sums saturate on none of the processors audited, as cheaply as possible.
 
     Weights of the layers at risk get scales at which no two products exceed 16 bits: proven safe, and no kernel is
     slower. Where this costs more of the metric than the question allows, only the few layers that make nearly all of
@@ -343,12 +343,21 @@ def repair(
 
     Raises:
         OptionError: there is no hazard to repair.
+        UnsupportedOp: the hazard comes of kernels that halve weights, which no weights mend.
     """
     bad = [entry for entry in found.profiles if entry.status == "hazard"]
     if not bad:
         raise OptionError("repairing for other processors", got="an audit without a hazard", expected="a hazard")
     profiles = [entry.profile for entry in found.profiles]
-    choices = _globs(layer.site for entry in bad for layer in entry.layers), _globs(_worst(bad))
+    risky = _globs(layer.site for entry in bad for layer in entry.layers if layer.at_risk)
+    if not risky:
+        raise UnsupportedOp(
+            "repairing for other processors",
+            got="a hazard that comes of halved weights, not of saturation",
+            expected="pairs of products that saturate",
+            try_="unsigned codes: another placement of the target",
+        )
+    choices = risky, _globs(_worst(bad))
     rungs = [replace(technique, safe_pairs=tuple(dict.fromkeys((*technique.safe_pairs, *sites)))) for sites in choices]
     drawn = _draw(samples, calibration.program, count)
     before = predict(Interpreter(technique.quantize(calibration)), drawn) if question else {}
@@ -373,7 +382,7 @@ def _worst(entries: Sequence[ProfileAudit]) -> list[str]:
         ranked = sorted(entry.layers, key=lambda layer: -layer.relative_error)
         errors = np.cumsum([layer.relative_error**2 for layer in ranked])
         few = int(np.searchsorted(errors, _MOST * errors[-1])) + 1
-        sites += [layer.site for layer in ranked[:few] if layer.affected]
+        sites += [layer.site for layer in ranked[:few] if layer.at_risk]
     return sites
 
 

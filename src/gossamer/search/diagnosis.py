@@ -151,6 +151,14 @@ def _sources(probe: PieceProbe, candidate: Runnable) -> Attribution | None:
         return None
 
 
+def compare_lowered_nodes(
+    program: Program, target: Target, cases: Sequence[Case], policy: Policy, parity: Parity
+) -> Parity:
+    """``compare_nodes`` for a program as its target lowers it."""
+    with tempfile.TemporaryDirectory(prefix="gossamer-") as folder:
+        return compare_nodes(program, Builder(target, Path(folder)), cases, policy, parity)
+
+
 def error_sources(probe: PieceProbe, candidate: Runnable) -> Attribution:
     """How much of the error at the outputs each part of a program causes alone, on the first case of the probe.
 

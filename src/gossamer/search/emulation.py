@@ -98,13 +98,12 @@ def _read_layer(program: Program, site: str, node: fx.Node, runtime: str, profil
     parameters = (constant_value(program, weight[name]) for name in ("x", "scale", "zero_point"))
     codes = dialect.quantize(*parameters, weight["axis"], weight["low"], weight["high"])
     form = operands_form((source["low"], source["high"]), (weight["low"], weight["high"]))
-    window, groups, sizes = Window(), 1, {}
+    window, groups = Window(), 1
     if codes.dim() > 2:
         rank, groups = codes.dim() - 2, arguments["groups"]
         steps = (tuple(_per_axis(arguments[name], rank)) for name in ("stride", "padding", "dilation"))
         window = Window(tuple(codes.shape[2:]), *steps)
-        sizes = {"groups": groups, "channels": codes.shape[1], "outputs": codes.shape[0] // groups}
-    kernel = kernel_for(runtime, profile, form, **sizes)
+    kernel = kernel_for(runtime, profile, form, codes.shape, groups)
     return KernelLayer(
         site,
         node,

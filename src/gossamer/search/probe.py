@@ -22,12 +22,12 @@ from gossamer.program.program import Program, outputs_of
 from gossamer.program.segment import Piece, atoms, cut, fused_groups, pieces_of, resume
 from gossamer.program.values import TensorValue
 from gossamer.runtimes import lower_for, open_executable
-from gossamer.verification.attribution import Attribution, attribute
+from gossamer.verification.attribution import Attribution, attribute, noise
 from gossamer.verification.bisect import MOST_COMPILATIONS, LocalError, Names
 from gossamer.verification.inputs import Case
 from gossamer.verification.parity import beyond, tensor_error
 from gossamer.verification.policies import FP32, Policy
-from gossamer.verification.steps import NO_STEPS, StepHistogram, count_steps
+from gossamer.verification.steps import NO_STEPS, count_steps
 
 Build = Callable[[Program], Runnable]
 """Makes a candidate of a program: lowers and opens it, say."""
@@ -233,34 +233,39 @@ class PieceProbe:
         A value on a grid that is quantized once in the piece is compared step by step. What is computed from integers
         without quantizing again has the accuracy of floats, whatever the policy of the whole.
         """
+        for case in self.cases:
+            wanted, got = self.values[case.name][name], outputs[case.name][name]
+            if got.shape != wanted.shape:
+                shapes = f"{case.name}: shape {list(got.shape)} instead of {list(wanted.shape)}"
+                return LocalError(name, case.name, shapes, math.inf)
         grid = self._grids.get(name)
         own = {_codes_of(grid)} if grid is not None else set()
         once = self.policy.steps is not None and not (set(piece.nodes) & set(self._codes)) - own
+        if grid is not None and once:
+            return self._step_error(grid, outputs)
         policy = FP32 if once else self.policy
-        steps, worst = NO_STEPS, LocalError(name, self.cases[0].name, "", 0.0)
-        for case in self.cases:
-            wanted, got = self.values[case.name][name], np.asarray(outputs[case.name][name])
-            if got.shape != wanted.shape:
-                shapes = f"shape {list(got.shape)} instead of {list(wanted.shape)}"
-                return LocalError(name, case.name, f"{case.name}: {shapes}", math.inf)
-            error = tensor_error(case, name, wanted, got)
-            if grid is not None and once:
-                steps += self._steps(grid, wanted, got)
-                reason = steps.beyond(self.policy)
-            elif wanted.dtype.kind == "f":
-                reason = beyond(error, policy, self._scales.get(name, 0.0), wanted.dtype)
-            else:
-                wrong = int(np.sum(wanted != got))
-                reason = f"{wrong} of {wanted.size} values differ" if wrong > WRONG_SHARE * wanted.size else ""
-            if reason:
-                return LocalError(name, case.name, reason, error.relative_l2)
-            worst = max(worst, LocalError(name, case.name, "", error.relative_l2), key=lambda e: e.relative_l2)
-        return worst
+        errors = [self._value_error(case, name, outputs, policy) for case in self.cases]
+        return next((error for error in errors if error.reason), max(errors, key=lambda error: error.relative_l2))
 
-    def _steps(self, dequantize: fx.Node, wanted: np.ndarray, got: np.ndarray) -> StepHistogram:
-        arguments = dialect.bound_arguments(dequantize)
-        scale = self.program.tensors[str(arguments["scale"].target)]
-        return count_steps(wanted, got, scale.numpy(), arguments["axis"])
+    def _value_error(self, case: Case, name: str, outputs: Values, policy: Policy) -> LocalError:
+        wanted, got = self.values[case.name][name], outputs[case.name][name]
+        error = tensor_error(case, name, wanted, got)
+        if wanted.dtype.kind == "f":
+            reason = beyond(error, policy, self._scales.get(name, 0.0), wanted.dtype)
+        else:
+            wrong = int(np.sum(wanted != got))
+            reason = f"{wrong} of {wanted.size} values differ" if wrong > WRONG_SHARE * wanted.size else ""
+        return LocalError(name, case.name, reason, error.relative_l2)
+
+    def _step_error(self, dequantize: fx.Node, outputs: Values) -> LocalError:
+        """All cases together, since a few codes of one say little about their share; the case is the worst one."""
+        name, arguments = dequantize.name, dialect.bound_arguments(dequantize)
+        scale = self.program.tensors[str(arguments["scale"].target)].numpy()
+        pairs = {case.name: (self.values[case.name][name], outputs[case.name][name]) for case in self.cases}
+        counted = {case: count_steps(*pair, scale, arguments["axis"]) for case, pair in pairs.items()}
+        worst = max(counted, key=lambda case: (counted[case].largest, counted[case].share))
+        reason = sum(counted.values(), NO_STEPS).beyond(self.policy)
+        return LocalError(name, worst, reason, noise({name: pairs[worst][0]}, {name: pairs[worst][1]}) ** 0.5)
 
     def _is_tensor(self, name: str) -> bool:
         return isinstance(self._by_name[name].meta["value"], TensorValue)

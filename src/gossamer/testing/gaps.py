@@ -13,6 +13,9 @@ from typing import Literal
 
 import pytest
 
+from gossamer.core.target import Target
+from gossamer.runtimes import installed_version
+
 
 class Disagreement(AssertionError):
     """A runtime ran something, and gave other values, dtypes or shapes than the reference."""
@@ -67,3 +70,9 @@ def expecting(gap: Gap | None) -> Iterator[None]:
     except gap.raises:
         return
     pytest.fail(f"{gap.ops} works now: take it out of the gap '{gap}'")
+
+
+def skip_unless_installed(target: Target) -> None:
+    """Skip the running test where the runtime of the target is an extra that is not there."""
+    if target.facts.extra and installed_version(target.runtime).startswith("no:"):
+        pytest.skip(f"{target.runtime} is not installed")

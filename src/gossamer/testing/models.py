@@ -41,8 +41,8 @@ class SmallModel:
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """The example inputs as arrays."""
-        return {name: tensor.numpy() for name, tensor in self.inputs.items()}
+        """The example inputs as arrays of their own."""
+        return {name: tensor.numpy().copy() for name, tensor in self.inputs.items()}
 
 
 class Lambda(nn.Module):

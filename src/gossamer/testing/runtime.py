@@ -22,10 +22,10 @@ from gossamer.frontends.torch_module import capture
 from gossamer.program import dialect
 from gossamer.program.interpreter import Interpreter
 from gossamer.program.program import Program
-from gossamer.runtimes import installed_version, lower_for, open_executable, resolve_target
+from gossamer.runtimes import lower_for, open_executable, resolve_target
 from gossamer.techniques.quantize.int8 import Int8
 from gossamer.testing import op_cases_layers, op_cases_tensors
-from gossamer.testing.gaps import Gap, expecting, gap_of
+from gossamer.testing.gaps import Gap, expecting, gap_of, skip_unless_installed
 from gossamer.testing.models import MODELS, SmallModel
 from gossamer.testing.op_matrix import Case, cases_in_other_dtypes, compare, joined, require_close
 from gossamer.verification.inputs import parity_cases
@@ -72,11 +72,11 @@ def probe_inputs(batch: int, length: int = 4, seed: int = 0) -> dict[str, np.nda
 
 
 @functools.cache
-def _quantized(target: Target) -> tuple[Program, dict[str, np.ndarray]]:
+def _quantized(target: Target, placement: str) -> tuple[Program, dict[str, np.ndarray]]:
     """A small network in int8, placed by the rules of a target, and what it was calibrated on."""
     small = MODELS["residual"]
     inputs = {name: np.repeat(array, 4, 0) for name, array in small.arrays.items()}
-    return Int8().apply(small.program, inputs, target), inputs
+    return Int8(placement=placement).apply(small.program, inputs, target), inputs
 
 
 @functools.cache
@@ -137,9 +137,7 @@ class RuntimeContract:
 
     @pytest.fixture(autouse=True)
     def _installed(self) -> None:
-        target = self.resolve()
-        if target.facts.extra and installed_version(target.runtime).startswith("no:"):
-            pytest.skip(f"{target.runtime} is not installed")
+        skip_unless_installed(self.resolve())
 
     @pytest.fixture
     def probe(self, tmp_path: Path) -> Executable:
@@ -174,12 +172,13 @@ class RuntimeContract:
             self._require_parity(program, small.arrays, tmp_path, self.policy)
 
     def test_quantized_program_agrees(self, tmp_path: Path) -> None:
-        """An int8 program placed by the target's own rules computes what the interpreter says."""
+        """An int8 program placed by the target's own rules, each kind of them, computes what the interpreter says."""
         target = self.resolve()
         if target.facts.quantizers is None:
             pytest.skip("the target has no int8 kernels")
-        program, inputs = _quantized(target)
-        self._require_parity(program, inputs, tmp_path, "int8", target.facts.quantizers.placement_snr_db)
+        for name, rules in {"": target.facts.quantizers, **target.facts.placements}.items():
+            program, inputs = _quantized(target, name)
+            self._require_parity(program, inputs, tmp_path, "int8", rules.placement_snr_db)
 
     def _require_parity(
         self, program: Program, inputs: Mapping[str, np.ndarray], folder: Path, policy: str, snr_db: float = 0.0
@@ -356,9 +355,9 @@ class RuntimeContract:
         assert facts.precisions[0] == "float32"
         assert set(facts.precisions) <= {"float32", "bfloat16", "float16", "int8"}
         assert (facts.quantizers is not None) == ("int8" in facts.precisions)
-        if facts.quantizers is not None:
-            assert set(facts.quantizers.ops) <= set(dialect.CLASSES.values())
-            assert facts.quantizers.int8_kernels
+        for rules in [facts.quantizers, *facts.placements.values()] if facts.quantizers else []:
+            assert set(rules.ops) <= set(dialect.CLASSES.values())
+            assert rules.int8_kernels
 
 
 def _thread_times() -> dict[str, int]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from gossamer.verification.policies import Policy
+
+SURE = 3.0
+"""Standard errors by which the share of codes that differ must be above the policy's: one of 100 proves nothing."""
 
 OFF_GRID = 0.01
 """Share of a step beyond which a value is not that of a code: float rounding of a dequantized one is far smaller."""
@@ -46,7 +50,10 @@ class StepHistogram:
 
     def beyond(self, policy: Policy) -> str:
         """Why the codes are not acceptable under the policy's bounds on steps, or an empty text."""
-        if policy.steps is None or (self.largest <= policy.steps and self.share <= policy.step_share):
+        total = sum(self.counts)
+        expected = policy.step_share * total
+        few = total - self.counts[0] <= expected + SURE * math.sqrt(expected)
+        if policy.steps is None or (self.largest <= policy.steps and few):
             return ""
         return f"{self}; the policy allows {policy.steps} on {policy.step_share:.1%}"
 
