@@ -259,7 +259,7 @@ def _judge(
 
 
 def _placement_reasons(task: Task, candidate: Candidate, kernels: Mapping[str, str], parity: Parity) -> list[str]:
-    """Layers that should have run in integers and did not, with the signal-to-noise ratio of runtime against simulation.
+    """Layers that should have run in integers and did not, with the signal-to-noise ratio against simulation.
 
     The ratio alone says little: in a deep network single steps of rounding grow to 30 dB with every kernel in integers.
     """
