@@ -170,8 +170,8 @@ def _remembered(made: Path) -> list[Variant]:
     return [Variant(Remembered(name), made.parent / file if file else None, failure) for name, file, failure in entries]
 
 
-def compress(job: Job, runtime: str) -> tuple[Path, str]:
-    """The file that gossamer makes of the network for a runtime, and the precision of floats that it chose for it."""
+def compress(job: Job, runtime: str, batch: int) -> tuple[Path, str]:
+    """The file that gossamer makes for a runtime and batch size, and the precision of floats that it chose."""
     import gossamer as gs
 
     front = gs.compress(
@@ -179,18 +179,19 @@ def compress(job: Job, runtime: str) -> tuple[Path, str]:
         data={**job.given.inputs, "y": job.given.labels},
         eval_data={**job.test.inputs, "y": job.test.labels},
         metric="top1",
-        target=f"{runtime}:cpu,threads=1,batch=1",
+        target=f"{runtime}:cpu,threads=1,batch={batch}",
         budget=BUDGET,
         seed=SEED,
     )
-    file = front.best.save(job.folder / f"ours-{runtime}", force=True).deploy_file()
+    file = front.best.save(job.folder / f"ours-{runtime}-{batch}", force=True).deploy_file()
     return file, {"float32": "f32", "bfloat16": "bf16"}[front.best.candidate.target.precision]
 
 
-def run(job: Job, runtime: str, with_ours: bool, say: Say) -> dict[str, Any]:
-    """Compare on one runtime; a JSON value with all figures."""
+def run(job: Job, runtime: str, batch: int, with_ours: bool, say: Say) -> dict[str, Any]:
+    """Compare on one runtime at one batch size; a JSON value with all figures."""
     seconds = {}
-    say(f"{job.name} on {runtime}: running {len(job.variants)} peer variants")
+    where = f"{job.name} on {runtime}, batch {batch}"
+    say(f"{where}: running {len(job.variants)} peer variants")
     started = time.perf_counter()
     floats = [examine("fp32", job.fp32, runtime, job.test)]
     if runtime == "openvino":
@@ -199,19 +200,19 @@ def run(job: Job, runtime: str, with_ours: bool, say: Say) -> dict[str, Any]:
     seconds["peers run"] = time.perf_counter() - started
     ours = None
     if with_ours:
-        say(f"{job.name} on {runtime}: compressing with gossamer")
+        say(f"{where}: compressing with gossamer")
         started = time.perf_counter()
-        file, precision = compress(job, runtime)
+        file, precision = compress(job, runtime, batch)
         ours = examine("ours", file, runtime, job.test, precision)
         seconds["ours made and run"] = time.perf_counter() - started
-    say(f"{job.name} on {runtime}: ranking")
+    say(f"{where}: ranking")
     better = strongest(peers, floats[0])
-    fastest = {batch: fastest_peer(peers, floats[0], job.test, batch, job.scale.turns) for batch in BATCHES}
-    for batch in BATCHES:
-        rank_speed([*floats, better, *([ours] if ours else [])], job.test, batch, job.scale.turns)
+    fastest = fastest_peer(peers, floats[0], job.test, batch, job.scale.turns)
+    rank_speed([*floats, better, *([ours] if ours else [])], job.test, batch, job.scale.turns)
     result = {
         "model": job.name,
         "runtime": runtime,
+        "batch": batch,
         "conditions": conditions(job.scale),
         "test_samples": len(job.test),
         "calibration_samples": len(job.given),
@@ -223,14 +224,14 @@ def run(job: Job, runtime: str, with_ours: bool, say: Say) -> dict[str, Any]:
         "peers": [peer.to_json(floats[0]) for peer in peers],
         "peers_failed": failed,
         "better_peer": better.name,
-        "fastest_peer": {batch: peer.name for batch, peer in fastest.items()},
+        "fastest_peer": fastest.name,
         "ours": ours and ours.to_json(floats[0]),
         "against_better_peer": ours and difference(ours, better),
         "accuracy": ours
         and accuracy_row(difference(ours, better), divergence(ours, floats[0]), divergence(better, floats[0])),
     }
-    latency = time_all(job, ours, fastest, floats, say)
-    speed = [latency_row(item["batch"], item["to"], item) for item in latency if item["limited"]]
+    latency = time_all(job, batch, ours, fastest, floats, say)
+    speed = next((latency_row(item["to"], item) for item in latency if item["limited"]), None)
     return {**result, "latency": latency, "speed": speed}
 
 
@@ -250,34 +251,33 @@ def examine_peers(job: Job, runtime: str) -> tuple[list[Entrant], list[dict[str,
 
 
 def time_all(
-    job: Job, ours: Entrant | None, fastest: Mapping[int, Entrant], floats: Sequence[Entrant], say: Say
+    job: Job, batch: int, ours: Entrant | None, peer: Entrant, floats: Sequence[Entrant], say: Say
 ) -> list[dict[str, Any]]:
-    """Ours against the fastest peer and the fastest float, at each batch; without ours that peer against that float.
+    """Ours against the fastest peer and the fastest float; without ours that peer against that float.
 
-    The probe of a file against itself is run once a batch.
+    The probe of a file against itself is run once.
     """
+    fastest_float = min(floats, key=lambda entrant: entrant.quick_ms[batch])
+    count = min(8, len(job.test) // batch)
+    chosen = [job.test.take(slice(i * batch, (i + 1) * batch)).inputs for i in range(count)]
+    inputs = write_inputs(job.folder / f"inputs-{batch}.npz", chosen)
+    pairs = [(ours, peer), (ours, fastest_float)] if ours else [(peer, fastest_float)]
+    resolution = None
     results = []
-    for batch, peer in fastest.items():
-        fastest_float = min(floats, key=lambda entrant: entrant.quick_ms[batch])
-        count = min(8, len(job.test) // batch)
-        chosen = [job.test.take(slice(i * batch, (i + 1) * batch)).inputs for i in range(count)]
-        inputs = write_inputs(job.folder / f"inputs-{batch}.npz", chosen)
-        pairs = [(ours, peer), (ours, fastest_float)] if ours else [(peer, fastest_float)]
-        resolution = None
-        for candidate, reference in pairs:
-            say(f"{job.name} on {peer.runtime}: timing {candidate.name} against {reference.name}, batch {batch}")
-            found = compare_speed(reference, candidate, batch, inputs, resolution, job.scale)
-            resolution = found.resolution
-            results.append(
-                {
-                    "of": candidate.name,
-                    "to": reference.name,
-                    "batch": batch,
-                    "limited": candidate is ours and reference is peer,
-                    "text": str(found),
-                    **found.to_json(),
-                }
-            )
+    for candidate, reference in pairs:
+        say(f"{job.name} on {peer.runtime}, batch {batch}: timing {candidate.name} against {reference.name}")
+        found = compare_speed(reference, candidate, batch, inputs, resolution, job.scale)
+        resolution = found.resolution
+        limited = candidate is ours and reference is peer
+        results.append(
+            {
+                "of": candidate.name,
+                "to": reference.name,
+                "limited": limited,
+                "text": str(found),
+                **found.to_json(),
+            }
+        )
     return results
 
 
@@ -343,10 +343,11 @@ def main() -> int:
                 if options.prepare:
                     examine_peers(job, runtime)
                     continue
-                result = run(job, runtime, not options.peers_only, say)
-                every = store(options.out, [result])
-                show_result(console, result)
-                fine &= result["baseline_reproduced"] is not False
+                for batch in BATCHES:
+                    result = run(job, runtime, batch, not options.peers_only, say)
+                    every = store(options.out, [result])
+                    show_result(console, result)
+                    fine &= result["baseline_reproduced"] is not False
     if options.prepare:
         return 0
     show_verdict(console, every)

@@ -53,12 +53,11 @@ def accuracy_row(gain: Mapping[str, Any], divergence: float, peer_divergence: fl
     }
 
 
-def latency_row(batch: int, peer: str, comparison: Mapping[str, Any]) -> dict[str, Any]:
+def latency_row(peer: str, comparison: Mapping[str, Any]) -> dict[str, Any]:
     """The limit of latency against the fastest peer, from a ``Comparison`` of the peer (a) with ours (b) as JSON."""
     low, high = comparison["interval"]
     stable = comparison["word"] != "unstable"
     return {
-        "batch": batch,
         "peer": peer,
         "ratio": 1 / comparison["speedup"],
         "interval": [1 / high, 1 / low],
@@ -70,9 +69,9 @@ def latency_row(batch: int, peer: str, comparison: Mapping[str, Any]) -> dict[st
 
 
 def merged(path: Path, results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The results stored so far with these in place of those of the same model and runtime."""
+    """The results stored so far with these in place of those of the same model, runtime and batch."""
     stored = json.loads(path.read_text(encoding="utf-8")).get("results", []) if path.exists() else []
-    by_key = {(entry["model"], entry["runtime"]): dict(entry) for entry in (*stored, *results)}
+    by_key = {(entry["model"], entry["runtime"], entry["batch"]): dict(entry) for entry in (*stored, *results)}
     return [by_key[key] for key in sorted(by_key)]
 
 
@@ -86,7 +85,8 @@ def store(path: Path, results: Sequence[Mapping[str, Any]]) -> list[dict[str, An
 
 def show_result(console: Console, result: Mapping[str, Any]) -> None:
     """Print one network on one runtime: a line for each file that was timed, and the comparisons."""
-    title = f"{result['model']} on {result['runtime']}, {result['test_samples']} test samples"
+    batch = result["batch"]
+    title = f"{result['model']} on {result['runtime']}, batch {batch}, {result['test_samples']} test samples"
     table = Table(title=title, title_justify="left")
     for column in (
         "file",
@@ -95,12 +95,11 @@ def show_result(console: Console, result: Mapping[str, Any]) -> None:
         "divergence",
         "size",
         "int8 layers",
-        "ms, batch 1",
-        "batch 32",
+        "ms",
     ):
         table.add_column(column, justify="left" if column == "file" else "right")
     peers = {peer["name"]: peer for peer in result["peers"]}
-    names = dict.fromkeys((result["better_peer"], *result["fastest_peer"].values()))
+    names = dict.fromkeys((result["better_peer"], result["fastest_peer"]))
     for entry in (*result["floats"], *(peers[name] for name in names), *filter(None, [result["ours"]])):
         layers = next(iter(entry["layers"].values()), {"int8": 0, "float": 0})
         table.add_row(
@@ -110,11 +109,11 @@ def show_result(console: Console, result: Mapping[str, Any]) -> None:
             f"{entry['divergence']:.4f}",
             format_amount(entry["bytes"], "B"),
             f"{layers['int8']} of {sum(layers.values())}",
-            *(f"{entry['quick_ms'][batch]:.3f}" if batch in entry["quick_ms"] else "" for batch in (1, 32)),
+            f"{entry['quick_ms'][batch]:.3f}",
         )
     console.print(table)
     for item in result["latency"]:
-        console.print(f"{item['of']} against {item['to']}, batch {item['batch']}: {item['text']}", highlight=False)
+        console.print(f"{item['of']} against {item['to']}: {item['text']}", highlight=False)
     for item in result["peers_failed"]:
         console.print(f"peer without a figure: {item['name']}: {item['failure']}", style="dim", highlight=False)
     if result["baseline_reproduced"] is False:
@@ -128,10 +127,10 @@ def show_verdict(console: Console, results: Sequence[Mapping[str, Any]]) -> None
     for column in (
         "network",
         "runtime",
+        "batch",
         "accuracy: peer",
         "lower bound",
         "divergence",
-        "batch",
         "latency: peer",
         "time",
     ):
@@ -139,21 +138,21 @@ def show_verdict(console: Console, results: Sequence[Mapping[str, Any]]) -> None
     for result in compared:
         row = result["accuracy"]
         limit = "" if row["divergence_limit"] is None else f" (limit {row['divergence_limit']:.4f})"
-        first = [
+        timed = result["speed"]
+        low, high = timed["interval"]
+        word = "pass, faster" if timed["faster"] else _mark(timed["pass"]) if timed["stable"] else "unstable"
+        table.add_row(
             result["model"],
             result["runtime"],
+            str(result["batch"]),
             row["peer"],
             f"{_mark(row['pass'])} {row['lower_bound']:+.2f} pt (limit {row['limit']:+g})",
             f"{row['divergence']:.4f}{limit}",
-        ]
-        for timed in result["speed"]:
-            low, high = timed["interval"]
-            word = "pass, faster" if timed["faster"] else _mark(timed["pass"]) if timed["stable"] else "unstable"
-            figures = f"{word} {timed['ratio']:.3f}x ({low:.3f} to {high:.3f})"
-            table.add_row(*first, str(timed["batch"]), timed["peer"], figures)
-            first = [""] * len(first)
+            timed["peer"],
+            f"{word} {timed['ratio']:.3f}x ({low:.3f} to {high:.3f})",
+        )
     console.print(table)
-    speed = [row for result in compared for row in result["speed"]]
+    speed = [result["speed"] for result in compared]
     passed, faster = sum(row["pass"] for row in speed), sum(row["faster"] for row in speed)
     needed = math.ceil(len(speed) / ROWS_A_WIN)
     console.print(f"accuracy: {sum(result['accuracy']['pass'] for result in compared)} of {len(compared)} rows pass")

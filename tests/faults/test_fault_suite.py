@@ -80,18 +80,26 @@ def test_what_no_file_is_to_blame_for_is_found_by_the_metric(way: str, onnxrunti
 
 
 @pytest.mark.slow
-def test_all_faults_are_caught_and_nine_of_ten_named(runtime: Target, tmp_path: Path):
-    results = [check_fault(fault, one, site, runtime) for fault, one, site in plan(runtime)]
-    results += [frozen_batch(name, runtime) for name in ONE_INPUT]
+@pytest.mark.parametrize("first", [1, 11, 21, 31])
+def test_all_planted_faults_are_caught_and_nine_of_ten_named(first: int, runtime: Target):
+    numbers = range(first, first + 10)
+    planned = plan(runtime, [fault for fault in FAULTS if fault.number in numbers])
+    results = [check_fault(fault, one, site, runtime) for fault, one, site in planned]
+    assert [result for result in results if not result.caught] == []
+    assert np.mean([result.named for result in results]) >= 0.9
+    assert max(result.compilations for result in results) <= 40
+    # Only ONNX Runtime ignores the scale of a bias; codes seldom tie where nothing is quantized before the addition.
+    not_there = {32, 34} if runtime.runtime == "openvino" else set()
+    assert set(numbers) - {result.number for result in results} <= not_there
+
+
+@pytest.mark.slow
+def test_all_frozen_decisions_and_wrong_data_are_caught(runtime: Target, tmp_path: Path):
+    results = [frozen_batch(name, runtime) for name in ONE_INPUT]
     results += [frozen_branch(model) for model in (Branching, HiddenBranch)]
     results += [wrong_data(way, runtime, tmp_path) for way in WAYS]
     assert [result for result in results if not result.caught] == []
     assert np.mean([result.named for result in results]) >= 0.9
-    assert max(result.compilations for result in results) <= 40
-    # ONNX Runtime alone ignores the scale of a bias; ties are rare where nothing is quantized between conv and add.
-    assert set(range(1, 46)) - {result.number for result in results} <= (
-        {32, 34} if runtime.runtime == "openvino" else set()
-    )
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from gossamer.verification.parity import Parity, compare_runnables
 from gossamer.verification.policies import FP32, Policy
 
 CASES = 6
-"""Cases that pieces are run on: the one that failed, then real ones."""
+"""Cases that pieces of a float program are run on: the one that failed, then real ones. Shares of codes need them all."""
 
 MOST_PARTS = 64
 """Parts that an error at the outputs is attributed to."""
@@ -96,12 +96,12 @@ def diagnose(
     reference = Interpreter(program)
     with probe.opened(probe.source) if candidate is None else nullcontext(candidate) as whole:
         parity = parity or compare_runnables(reference, whole, cases, policy)
-        probe.observe(sorted(cases, key=lambda case: (case.name != parity.failed_case, case.kind != "real"))[:CASES])
+        probe.observe(_chosen(cases, parity.failed_case, policy))
         growth, observed = _growth(probe, whole)
         findings = find_faults(probe.atoms, probe.groups, probe)
         boundary, attribution = "", None
         if not findings and parity.verdict == "rejected":
-            boundary = explain_boundary(reference, whole, cases, policy) or _of_the_file(probe, cases)
+            boundary = explain_boundary(reference, whole, cases, policy) or _of_the_file(probe, whole, cases)
             attribution = None if boundary else _sources(probe, whole)
             if not boundary and not (attribution and attribution.accumulates):
                 findings = find_wide_faults(probe.atoms, probe)
@@ -198,11 +198,20 @@ def _growth(probe: PieceProbe, candidate: Runnable) -> tuple[dict[str, float], b
     return growth, math.sqrt(noise(outputs, seen)) <= FP32.relative_l2
 
 
-def _of_the_file(probe: PieceProbe, cases: Sequence[Case]) -> str:
-    """Whether a candidate built anew is right, so that only the one at hand is wrong."""
+def _of_the_file(probe: PieceProbe, candidate: Runnable, cases: Sequence[Case]) -> str:
+    """Whether the candidate at hand is wrong and one built anew is right."""
+    reference = Interpreter(probe.program)
+    if compare_runnables(reference, candidate, cases, probe.policy).verdict != "rejected":
+        return ""
     with probe.opened(probe.source) as again:
-        parity = compare_runnables(Interpreter(probe.program), again, cases, probe.policy)
+        parity = compare_runnables(reference, again, cases, probe.policy)
     return "" if parity.verdict == "rejected" else "the file is not what lowering gives now: that is within the policy"
+
+
+def _chosen(cases: Sequence[Case], failed: str, policy: Policy) -> list[Case]:
+    ordered = sorted(cases, key=lambda case: (case.name != failed, case.kind != "real"))
+    real = sum(case.kind == "real" for case in cases)
+    return ordered[: CASES if policy.steps is None else max(CASES, real + 1)]
 
 
 def _placed(probe: PieceProbe, finding: Finding, *, full: bool) -> Finding:

@@ -71,7 +71,7 @@ class OpenVinoExecutable:
         try:
             core = ov.Core()
             model = core.read_model(str(path))
-            inputs = {port.any_name: port for port in model.inputs}
+            inputs = _by_name(model.inputs)
             model.reshape(
                 {
                     inputs[spec.name]: ov.PartialShape([self._size(dim) for dim in spec.shape])
@@ -83,7 +83,7 @@ class OpenVinoExecutable:
             self._request: Any = self._compiled.create_infer_request()
         except Exception as error:  # the runtime raises RuntimeError for everything
             raise ArtifactError(f"loading {path.name} in OpenVINO {_version()}", got=_reason(error)) from error
-        self._inputs = {port.any_name: port for port in self._compiled.inputs}
+        self._inputs = _by_name(self._compiled.inputs)
 
     def _size(self, dim: Dim) -> Any:
         if isinstance(dim, int):
@@ -114,10 +114,14 @@ class OpenVinoExecutable:
         if taps:
             raise InternalError("running a deployed file", got=f"taps {list(taps)}", expected="no taps")
         request = self._open()
+        known = {spec.name for spec in self._specs.inputs}
+        if not known.issuperset(inputs):
+            raise DataError(f"running {self.path.name}", got=f"inputs {sorted(inputs)}", expected=f"{sorted(known)}")
+        checked = self._specs.check(inputs)  # OpenVINO computes on whatever memory an input that is missing has
         try:
             given = {
-                self._inputs[name]: np.ascontiguousarray(array)
-                for name, array in inputs.items()
+                self._inputs[name]: np.asarray(array, order="C")
+                for name, array in checked.items()
                 if name in self._inputs
             }
             values = request.infer(given, share_inputs=True)
@@ -147,6 +151,11 @@ class OpenVinoExecutable:
         if self._request is None:
             raise InternalError("running a model", got="a closed model", expected="an open one")
         return self._request
+
+
+def _by_name(ports: Sequence[Any]) -> dict[str, Any]:
+    """Ports by every name they have: an input that is only converted is also called like what it becomes."""
+    return {name: port for port in ports for name in port.get_names()}
 
 
 def _settings(target: Target, *, profile: bool) -> dict[str, Any]:
