@@ -33,7 +33,10 @@ from gossamer.verification.parity import Parity, compare_runnables
 from gossamer.verification.policies import FP32, Policy
 
 CASES = 6
-"""Cases that pieces of a float program are run on: the one that failed, then real ones. Shares of codes need them all."""
+"""Cases that pieces of a float program are run on: the one that failed, then real ones."""
+
+STEP_KINDS = ("real", "stress")
+"""Cases that quantized values are compared on, step by step."""
 
 MOST_PARTS = 64
 """Parts that an error at the outputs is attributed to."""
@@ -135,7 +138,7 @@ def compare_nodes(program: Program, build: Build, cases: Sequence[Case], policy:
     probe = PieceProbe(program, build, policy)
     if parity.verdict == "rejected" or policy.steps is None or not probe.is_quantized:
         return parity
-    probe.observe([case for case in cases if case.kind in ("real", "stress")])
+    probe.observe([case for case in cases if case.kind in STEP_KINDS])
     wrong = [error for error in probe.local(probe.groups) if error is not None and error.reason]
     if not wrong:
         return parity
@@ -209,9 +212,11 @@ def _of_the_file(probe: PieceProbe, candidate: Runnable, cases: Sequence[Case]) 
 
 
 def _chosen(cases: Sequence[Case], failed: str, policy: Policy) -> list[Case]:
+    """The case that failed first. The share of codes that differ takes many samples: for it all cases are kept."""
     ordered = sorted(cases, key=lambda case: (case.name != failed, case.kind != "real"))
-    real = sum(case.kind == "real" for case in cases)
-    return ordered[: CASES if policy.steps is None else max(CASES, real + 1)]
+    if policy.steps is None:
+        return ordered[:CASES]
+    return [case for case in ordered if case.name == failed or case.kind in STEP_KINDS]
 
 
 def _placed(probe: PieceProbe, finding: Finding, *, full: bool) -> Finding:
