@@ -215,7 +215,7 @@ def audit(
         _console().print(str(found), markup=False)
         if found.hazards:
             _console().print(
-                "try: the artifact's recipe with int8{narrow=LAYER|LAYER} for the layers above", markup=False
+                "try: the artifact's recipe with int8{safe_pairs=*}, or with the layers above", markup=False
             )
     raise typer.Exit(EXIT_MISSED if found.hazards else 0)
 
