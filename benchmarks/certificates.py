@@ -10,10 +10,8 @@ fewer samples that takes, the better. Then the trap that two splits are for: the
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import math
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -21,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from record import conditions
 from rich.console import Console
 from rich.table import Table
 
 from gossamer.core.files import write_atomic
-from gossamer.metrics.conditions import machine_fingerprint
 from gossamer.verification.always_valid import certify_always
 from gossamer.verification.certificates import (
     Certificate,
@@ -170,26 +168,6 @@ def _bound(count: int) -> float:
     return ALPHA + 2 * math.sqrt(ALPHA * (1 - ALPHA) / count)
 
 
-def conditions(scale: Scale) -> dict[str, Any]:
-    """Where, when and from which commit the figures come."""
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_files": len((_git("status", "--porcelain") or "").splitlines()),
-        "machine": machine_fingerprint(libraries=("gossamer", "numpy")),
-        "seed": SEED,
-        "alpha": ALPHA,
-        "scale": asdict(scale),
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    """Output of a reading git command in this repository, or None outside of one."""
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
 def show(console: Console, report: Mapping[str, Any]) -> None:
     """Print both tables."""
     scale = report["conditions"]["scale"]
@@ -242,7 +220,7 @@ def main() -> int:
         console.print(f"{name}", style="dim")
         rows += [simulate(name, ratio, scale) for ratio in (0.0, 0.5, 1.0, 1.5)]
     report = {
-        "conditions": conditions(scale),
+        "conditions": conditions(("numpy",), seed=SEED, alpha=ALPHA, scale=asdict(scale)),
         "tests": rows,
         "selection": [selection(looks, scale) for looks in (1, 5)],
     }

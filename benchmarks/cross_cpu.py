@@ -12,7 +12,6 @@ made to saturate.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import subprocess
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from assets import Samples, add_assets_option, calibration_and_test, load_network
+from record import conditions
 from rich.console import Console
 from rich.table import Table
 
@@ -39,7 +39,7 @@ from gossamer.core.target import Target
 from gossamer.datasets import samples as data
 from gossamer.demo import load_digits
 from gossamer.metrics import METRICS
-from gossamer.metrics.conditions import contention, machine_fingerprint
+from gossamer.metrics.conditions import contention
 from gossamer.program import Program
 from gossamer.program.interpreter import Interpreter
 from gossamer.runtimes import lower_for, open_deployed, resolve_target
@@ -289,25 +289,6 @@ def show(console: Console, result: Mapping[str, Any]) -> None:
         console.print(f"{profile}: {text.format(**entry)}", highlight=False)
 
 
-def conditions(scale: Scale) -> dict[str, Any]:
-    """Where, when and from which commit the figures come."""
-    root = Path(__file__).resolve().parents[1]
-    command = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit or None,
-        "machine": machine_fingerprint(libraries=("gossamer", "numpy", "onnxruntime", "openvino", "torch")),
-        "profile": host_profile(),
-        "older_kernels": why_not() or "run with newer instruction sets hidden",
-        "threads": 1,
-        "seed": SEED,
-        "scale": vars(scale),
-        "claim": TOP1.claim,
-        "contention": contention().to_json(),
-    }
-
-
 def main() -> int:
     """Measure all networks, or those named; the file is written after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -328,7 +309,19 @@ def main() -> int:
     suffix = "" if options.runtime == "onnxruntime" else f"_{options.runtime}"
     out = options.out or Path(__file__).parent / "results" / f"cross_cpu{suffix}.json"
     console = Console(width=max(150, Console().width))
-    report: dict[str, Any] = {"conditions": conditions(scale), "models": []}
+    report: dict[str, Any] = {
+        "conditions": conditions(
+            ("numpy", "onnxruntime", "openvino", "torch"),
+            profile=host_profile(),
+            older_kernels=why_not() or "run with newer instruction sets hidden",
+            threads=1,
+            seed=SEED,
+            scale=vars(scale),
+            claim=TOP1.claim,
+            contention=contention().to_json(),
+        ),
+        "models": [],
+    }
     for name in options.models.split(","):
         report["models"].append(run_network(name, options.assets, options.runtime, scale))
         out.parent.mkdir(parents=True, exist_ok=True)

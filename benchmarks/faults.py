@@ -10,9 +10,7 @@ rejected is diagnosed. Then the same nets with other weights and nothing wrong, 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -20,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from record import conditions
 from rich.console import Console
 from rich.table import Table
 
 from gossamer.core.errors import UserError
 from gossamer.core.target import Target
-from gossamer.metrics.conditions import machine_fingerprint
 from gossamer.runtimes import resolve_target
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +34,7 @@ from outside_faults import ONE_INPUT, WAYS, Branching, HiddenBranch, frozen_batc
 from suite import FAULTS, CleanPair, Result, check_clean, check_fault, plan  # noqa: E402
 
 TINY = (3, 18, 28)
-LIBRARIES = ("gossamer", "numpy", "onnx", "onnxruntime", "openvino", "torch")
+LIBRARIES = ("numpy", "onnx", "onnxruntime", "openvino", "torch")
 
 
 def plant_all(target: Target, console: Console, *, tiny: bool) -> list[Result]:
@@ -110,24 +108,6 @@ def summary_of(results: Sequence[Result], pairs: Sequence[CleanPair]) -> dict[st
     }
 
 
-def conditions(options: argparse.Namespace) -> dict[str, Any]:
-    """Where, when and from which commit the figures come."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted_files": len(git("status", "--porcelain").splitlines()),
-        "machine": machine_fingerprint(libraries=LIBRARIES),
-        "samples": ROWS,
-        "seeds": options.seeds,
-        "tiny": options.tiny,
-    }
-
-
 def main() -> int:
     """Plant everything, then nothing; exit code 1 if a fault is missed, too few are named, or a clean pair alarms."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -145,7 +125,7 @@ def main() -> int:
     pairs = [check_clean(name, target, seed) for target in targets for name in ALL for seed in seeds]
     summary = summary_of(results, pairs)
     report = {
-        "conditions": conditions(options),
+        "conditions": conditions(LIBRARIES, samples=ROWS, seeds=options.seeds, tiny=options.tiny),
         "summary": summary,
         "planted": [result.to_json() for result in results],
         "clean": [pair.to_json() for pair in pairs],

@@ -13,9 +13,7 @@ score interval), latency interleaved over fresh processes. The last table sets e
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,13 +30,14 @@ from check_baselines import agrees
 from entrants import Entrant, difference, divergence, examine, examine_once, fastest_peer, rank_speed, strongest
 from peers_nncf import NNCF_CONVOLUTION, NNCF_TRANSFORMER, quantize_onnx, quantize_openvino
 from peers_ort import STATIC, TRANSFORMER, Variant, export_fp32, quantize_all
+from record import conditions
 from rich.console import Console
 from verdicts import accuracy_row, latency_row, show_result, show_verdict, store
 
 from gossamer.core.errors import UserError
 from gossamer.core.names import require_known
 from gossamer.metrics.comparison import Comparison
-from gossamer.metrics.conditions import contention, machine_fingerprint, noise_probe
+from gossamer.metrics.conditions import contention, noise_probe
 from gossamer.metrics.latency import compare_latency
 from gossamer.metrics.subject import Subject, write_inputs
 
@@ -213,7 +212,15 @@ def run(job: Job, runtime: str, batch: int, with_ours: bool, say: Say) -> dict[s
         "model": job.name,
         "runtime": runtime,
         "batch": batch,
-        "conditions": conditions(job.scale),
+        "conditions": conditions(
+            ("numpy", "onnxruntime", "openvino", "nncf", "torch"),
+            threads=1,
+            seed=SEED,
+            budget=BUDGET,
+            tiny=job.scale is TINY,
+            contention=contention().to_json(),
+            noise=noise_probe().to_json(),
+        ),
         "test_samples": len(job.test),
         "calibration_samples": len(job.given),
         "stated_top1": find(job.name).accuracy["test"],
@@ -287,29 +294,6 @@ def compare_speed(
     """Is the candidate faster than the reference?"""
     a, b = (Subject("sessions:prepare", inputs, entrant.opening(batch)) for entrant in (reference, candidate))
     return compare_latency(a, b, batch=batch, seed=SEED, resolution=resolution, **scale.timing)
-
-
-def conditions(scale: Scale) -> dict[str, Any]:
-    """Where, when and from which commit the figures come."""
-    return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_files": len((_git("status", "--porcelain") or "").splitlines()),
-        "machine": machine_fingerprint(libraries=("gossamer", "numpy", "onnxruntime", "openvino", "nncf", "torch")),
-        "threads": 1,
-        "seed": SEED,
-        "budget": BUDGET,
-        "tiny": scale is TINY,
-        "contention": contention().to_json(),
-        "noise": noise_probe().to_json(),
-    }
-
-
-def _git(*arguments: str) -> str | None:
-    """Output of a reading git command in this repository, or None outside of one."""
-    root = Path(__file__).resolve().parents[1]
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def main() -> int:

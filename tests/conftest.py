@@ -159,7 +159,7 @@ def install_fake(patch: pytest.MonkeyPatch) -> FakeMeasuring:
     fake = FakeMeasuring()
     patch.setattr("gossamer.search.judging.compare_speed", fake.compare_speed)
     patch.setattr("gossamer.search.judging.measure_process", fake.measure_process)
-    patch.setattr("gossamer.search.mixed.quick_times", fake.quick_times)
+    patch.setattr("gossamer.search.compress.quick_times", fake.quick_times)
     return fake
 
 

@@ -234,15 +234,22 @@ def test_one_weight_on_two_grids_and_one_zero_point_of_two_types(tmp_path):
     assert {"weight.codes", "weight.codes/1", "zero", "zero/1"} <= names
 
 
-def test_an_embedding_is_looked_up_as_codes(tmp_path):
+@pytest.mark.parametrize(
+    ("scale", "zero", "axis", "nodes"),
+    [
+        (torch.tensor(0.02), torch.tensor(3.0), None, ["Gather", "DequantizeLinear", "Identity"]),
+        (torch.linspace(0.01, 0.04, 7), torch.zeros(7), 0, ["Gather", "Gather", "Cast", "Mul", "Identity"]),
+        (torch.linspace(0.01, 0.04, 7), torch.full((7,), 3.0), 0, ["DequantizeLinear", "Gather", "Identity"]),
+    ],
+)
+def test_an_embedding_is_looked_up_as_codes(tmp_path, scale, zero, axis, nodes):
     program = capture(nn.Embedding(7, 4), torch.randint(0, 7, (2, 5)))
     edit = Edit(program)
     node = edit.node(program.call_nodes[0])
-    scale, zero = torch.tensor(0.02), torch.tensor(3.0)
-    node.args = (pair(edit, node, node.args[0], "weight", scale, zero, None, -128, 127), *node.args[1:])
+    node.args = (pair(edit, node, node.args[0], "weight", scale, zero, axis, -128, 127), *node.args[1:])
     changed = edit.finish("quantized embedding")
     lowered = lower_to_onnx(changed)
-    assert [n.op_type for n in graph_of(lowered).node] == ["Gather", "DequantizeLinear", "Identity"]
+    assert sorted(n.op_type for n in graph_of(lowered).node) == sorted(nodes)
     inputs = {"input": np.resize(np.arange(7), (3, 5))}
     got = load(lowered, changed, tmp_path).run(inputs)["output"]
     np.testing.assert_array_equal(got, Interpreter(changed).run(inputs)["output"])

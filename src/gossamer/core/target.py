@@ -44,14 +44,12 @@ class OpPlacement:
         shared: these pairs stand behind the value, for all its readers, so that a residual sum reads integers too.
         output: a pair on the result, after the activation function fused with it.
         bias: ``int32`` codes with scale (input scale x weight scale), or left in ``float``.
-        weight: one scale per ``tensor``, or one per output ``channel``.
         when: ``always``, or ``inputs_quantized``: only where every activation input already comes from a pair.
     """
 
     inputs: bool
     output: bool
     bias: Literal["int32", "float"] = "float"
-    weight: Literal["tensor", "channel"] = "channel"
     when: Literal["always", "inputs_quantized"] = "always"
     shared: bool = False
 
@@ -62,9 +60,9 @@ class QuantizerPlacement:
 
     Attributes:
         activation: scheme of activations, one scale per tensor.
-        two_sided: scheme of activations that go about as far below 0 as above and stay in integers between layers, if
-            another one.
-        weight: scheme of weights.
+        two_sided: scheme of activations that go below 0, if another one: about as far as above where all readers take
+            them in integers, at all where only linear layers do, which lose time to a zero point.
+        weight: scheme of weights, one scale per output channel, or per row of an embedding.
         ops: placement by op class; the classes are those of ``gossamer.program.dialect.op_class``.
         fused_activations: ops that the runtime folds into the op before them, so that the pair goes behind them.
         int8_kernels: names of the kernels that compute on integers, as the runtime's profile prints them.

@@ -184,15 +184,19 @@ _FOLDED_CLIPS = frozenset({aten.relu.default, aten.hardtanh.default, aten.clamp.
 
 
 def looked_up_rows(e: Emitter, embedding: Call) -> str | None:
-    """Rows of an embedding quantized as a whole, or ``None`` if it is not: looked up as codes, then scaled.
+    """Rows of a quantized embedding, or ``None`` if it is none: looked up as codes, then scaled.
 
     Scaling the table first would touch every row at every run.
     """
     weight = _quantizer_of(embedding.tensor("weight"))
-    if weight is None or weight["axis"] is not None:
+    if weight is None or (weight["axis"] is not None and (weight["axis"] != 0 or _grid(e, weight)[1].any())):
         return None
-    codes = e.op("Gather", [e.full(weight.node), e.full(embedding.tensor("indices"))], axis=0)
+    indices = e.full(embedding.tensor("indices"))
+    codes = e.op("Gather", [e.full(weight.node), indices], axis=0)
     scale, zero_point = _parameters(e, weight)
+    if weight["axis"] == 0:  # ONNX has no dequantize with looked-up scales
+        scales = e.op("Gather", [e.constant(_grid(e, weight)[0].reshape(-1, 1), "float32", scale), indices], axis=0)
+        return e.op("Mul", [e.cast(codes, "float32"), scales])
     # Without a zero point, where it is 0: ONNX Runtime 1.31 loses its type when it moves the node behind a Reshape.
     shift = [] if not _grid(e, weight)[1].any() else [zero_point]
     return e.op("DequantizeLinear", [codes, scale, *shift])

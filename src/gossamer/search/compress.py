@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from gossamer.search.audit import audit
 from gossamer.search.baseline import build_baseline
-from gossamer.search.evaluation import outputs_on
+from gossamer.search.evaluation import layer_microseconds, outputs_on, quick_times
 from gossamer.search.front import Front, Member, fastest_first
 from gossamer.search.judging import Judge, Original, policy_of
-from gossamer.search.mixed import faster_mixes, fastest, fewest_in_float
+from gossamer.search.mixed import faster_mixes, fewest_in_float
 from gossamer.search.precision import SHORT_NAMES, Int8Plan, choose_int8, float_targets
 from gossamer.search.sensitivity import LayerSensitivity, scan
 from gossamer.search.story import tell
@@ -33,7 +33,6 @@ _JUDGED = 3
 
 _SMALLER = 0.95
 """A slower candidate is worth judging if its file is at least 5 % smaller than those before it."""
-
 
 _AUDITED_SAMPLES = 64
 """The audit of other processors runs the interpreter several times: enough to see who saturates, not to price it."""
@@ -106,12 +105,14 @@ def _pool(task: Task, original: Original, notes: list[str]) -> _Pool:
         return _Pool(floats, None)
     whole = plan.candidate(task)
     layers = scan(task, plan, whole, original.candidate)
-    pool = _Pool(floats, plan, [whole, *faster_mixes(task, plan, whole, original.candidate)], layers)
+    pool = _Pool(floats, plan, [whole, *faster_mixes(task, plan, whole, layers)], layers)
     others = [plan.placed(task, placement) for placement in task.target.facts.placements]
     pool.int8 += [other.candidate(task) for other in others]
     for target, plain in zip(targets, floats, strict=True):
         pool.int8 += [one.candidate(task, target=target) for one in (plan, *others)]
-        pool.int8 += faster_mixes(task, plan, whole, plain, target)
+        float_us = layer_microseconds(task, plain)
+        there = [replace(row, float_us=float_us.get(row.layer)) for row in layers]
+        pool.int8 += faster_mixes(task, plan, whole, there, target)
     return pool
 
 
@@ -121,12 +122,11 @@ def _fastest_first(task: Task, baseline: Candidate, pool: _Pool, notes: list[str
     if not candidates:
         return []
     task.progress.stage("comparing candidates")
-    times = {id(candidate): ms for ms, candidate in fastest(task, [baseline, *candidates])}
-    base_ms = times[id(baseline)]
-    ordered = sorted(candidates, key=lambda candidate: times[id(candidate)])
-    quick = ", ".join(f"{candidate.name} {base_ms / times[id(candidate)]:.2f}x" for candidate in ordered)
+    base_ms, *times_ms = quick_times(task, [baseline, *candidates])
+    timed = sorted(zip(times_ms, candidates, strict=True), key=lambda pair: pair[0])
+    quick = ", ".join(f"{candidate.name} {base_ms / ms:.2f}x" for ms, candidate in timed)
     notes.append(f"quick timing by turns, to choose what is judged: {quick}")
-    return ordered
+    return [candidate for _, candidate in timed]
 
 
 def _raised(task: Task, judge: Judge, pool: _Pool, notes: list[str]) -> list[Candidate]:

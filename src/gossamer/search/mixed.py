@@ -8,9 +8,8 @@ from torch import fx
 
 from gossamer.core.target import Target
 from gossamer.program import dialect
-from gossamer.search.evaluation import quick_times
 from gossamer.search.precision import Int8Plan
-from gossamer.search.sensitivity import LayerSensitivity, layer_times
+from gossamer.search.sensitivity import LayerSensitivity
 from gossamer.search.task import Candidate, Task
 from gossamer.techniques.quantize.int8 import int8_layers
 
@@ -19,7 +18,7 @@ _SHARE_OF_GAIN = 0.9
 
 
 def faster_mixes(
-    task: Task, plan: Int8Plan, whole: Candidate, original: Candidate, target: Target | None = None
+    task: Task, plan: Int8Plan, whole: Candidate, layers: Sequence[LayerSensitivity], target: Target | None = None
 ) -> list[Candidate]:
     """Candidates that leave layers in float which int8 does not make faster; which of them is, the caller measures.
 
@@ -30,14 +29,10 @@ def faster_mixes(
         task: the search.
         plan: how layers are quantized.
         whole: all layers in int8.
-        original: none, in the precision that layers left in float will have.
-        target: with that precision, if it is another than the task's.
+        layers: what the counters tell of each.
+        target: with the precision that layers left in float will have, if it is another than the task's.
     """
-    times = layer_times(task, whole, original)
-    saved = {
-        layer: 0.0 if float_us is None or int8_us is None else float_us - int8_us
-        for layer, (float_us, int8_us) in times.items()
-    }
+    saved = {row.layer: row.saved_us or 0.0 for row in layers}
     proposals = [
         [layer for layer, gain in saved.items() if gain <= 0],
         _all_but_the_largest(saved),
@@ -84,8 +79,3 @@ def fewest_in_float(
         else:
             low = count + 1
     return found
-
-
-def fastest(task: Task, candidates: Sequence[Candidate]) -> list[tuple[float, Candidate]]:
-    """Candidates with the milliseconds of a quick turn-by-turn timing, fastest first: to choose what is measured."""
-    return sorted(zip(quick_times(task, candidates), candidates, strict=True), key=lambda pair: pair[0])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from gossamer.core.errors import GossamerError, UnsupportedOp
+from gossamer.core.names import literal_glob
 from gossamer.core.target import Target
 from gossamer.program.program import Program
 from gossamer.search.evaluation import divergence, outputs_on
@@ -43,11 +44,14 @@ class Int8Plan:
     program: Program
     technique: Int8
     calibration: Calibration
+    _quantized: dict[Int8, Program] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def candidate(self, task: Task, skip: Sequence[str] = (), target: Target | None = None) -> Candidate:
-        """Quantize all layers but those in ``skip``, and lower."""
-        technique = replace(self.technique, skip=tuple(map(_literal, skip)))
-        program = technique.quantize(self.calibration)
+        """Quantize all layers but those in ``skip``, once for all targets, and lower."""
+        technique = replace(self.technique, skip=tuple(map(literal_glob, skip)))
+        if technique not in self._quantized:
+            self._quantized[technique] = technique.quantize(self.calibration)
+        program = self._quantized[technique]
         where = f", {technique.placement}" if technique.placement else ""
         rest = f", {len(skip)} {'layer' if len(skip) == 1 else 'layers'} in float" if skip else ""
         floats = f", floats in {SHORT_NAMES[target.precision]}" if target and target != task.target else ""
@@ -120,17 +124,10 @@ def _with_step(task: Task, plan: Int8Plan, name: str) -> Int8Plan | None:
     """A plan with one more step on the float model; ``None`` if there is nothing in it that the step could act on."""
     if task.deadline.passed:
         return None
-    steps = (*plan.before, resolve_technique(name))
-    program = task.program
+    step = resolve_technique(name)
     try:
-        for step in steps:
-            program = step.apply(program, task.calibrate.inputs, task.target)
+        program = step.apply(plan.program, task.calibrate.inputs, task.target)
     except UnsupportedOp:
         return None
     calibration = plan.technique.calibrate(program, task.calibrate.inputs, task.target)
-    return Int8Plan(steps, program, plan.technique, calibration)
-
-
-def _literal(site: str) -> str:
-    """A glob that matches this name only; letters that the text of a recipe cannot hold match any letter."""
-    return "".join(f"[{letter}]" if letter in "*?[" else "?" if letter in ",| " else letter for letter in site)
+    return Int8Plan((*plan.before, step), program, plan.technique, calibration)

@@ -83,16 +83,17 @@ def scan(task: Task, plan: Int8Plan, whole: Candidate, original: Candidate) -> l
     samples = task.choose.shuffled(task.seed).take(slice(0, _SCAN_SAMPLES))
     reference = outputs_on(lower_candidate(task, "fp32", plan.calibration.program), samples)
     layers = int8_layers(whole.program)
-    times = layer_times(task, whole, original)
+    float_us, int8_us = layer_microseconds(task, original), layer_microseconds(task, whole)
     task.progress.stage("sensitivity of each layer", len(layers))
     rows = []
-    for layer, (float_us, int8_us) in times.items():
+    for layer, node in layers.items():
         harm = None
         if not task.deadline.passed:
             alone = plain.candidate(task, [other for other in layers if other != layer])
             harm = divergence(reference, outputs_on(alone, samples))
-        size = math.prod(map(int, tensor_value(dialect.bound_arguments(layers[layer])["weight"]).shape))
-        rows.append(LayerSensitivity(layer, dialect.op_class(layers[layer]), size, harm, float_us, int8_us))
+        size = math.prod(map(int, tensor_value(dialect.bound_arguments(node)["weight"]).shape))
+        times = (float_us.get(layer), int8_us.get(layer))
+        rows.append(LayerSensitivity(layer, dialect.op_class(node), size, harm, *times))
         task.progress.advance(layer)
     return rows
 
@@ -160,9 +161,3 @@ def scan_model(task: Task) -> Sensitivity:
         floats[target.precision] = divergence(reference, outputs_on(other, task.choose))
     harm = divergence(reference, outputs_on(whole, task.choose))
     return Sensitivity(tuple(scan(task, plan, whole, original)), harm, floats, str(plan), str(task.target))
-
-
-def layer_times(task: Task, whole: Candidate, original: Candidate) -> dict[str, tuple[float | None, float | None]]:
-    """Microseconds of each int8 layer's kernel in float and in int8, inside the whole model; ``None`` if not told."""
-    float_us, int8_us = layer_microseconds(task, original), layer_microseconds(task, whole)
-    return {layer: (float_us.get(layer), int8_us.get(layer)) for layer in int8_layers(whole.program)}

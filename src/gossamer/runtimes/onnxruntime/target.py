@@ -16,7 +16,7 @@ CPU = TargetFacts(
             # Gemm with an int32 bias and no pair behind it becomes QGemm with float output.
             "linear": OpPlacement(inputs=True, output=False, bias="int32"),
             # Rows are looked up as codes and scaled afterwards: a quarter of the bytes for a little time.
-            "embedding": OpPlacement(inputs=False, output=False, weight="tensor"),
+            "embedding": OpPlacement(inputs=False, output=False),
             "add": _INSIDE,
             "mean": _INSIDE,
             "avg_pool": _INSIDE,

@@ -14,7 +14,7 @@ _FLOAT_SUMS = QuantizerPlacement(
         # No pair between a convolution and the sum of its residual block; the other term is in integers already.
         "conv": OpPlacement(inputs=True, output=False, shared=True),
         "linear": OpPlacement(inputs=True, output=False),
-        "embedding": OpPlacement(inputs=False, output=False, weight="tensor"),
+        "embedding": OpPlacement(inputs=False, output=False),
     },
     fused_activations=frozenset(),
     int8_kernels=frozenset({"Convolution int8", "FullyConnected int8", "MatMul int8", "Gather int8"}),

@@ -23,7 +23,8 @@ _BIAS_RANGE = 2**30
 
 
 _TWO_SIDED = 0.25
-"""A range is two-sided if the nearer end is at least this share of the farther: a symmetric grid wastes little then."""
+"""Of a value that all its readers take in integers, the range is two-sided if the nearer end is at least this share of
+the farther: a symmetric grid wastes little then."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +119,11 @@ class _Inserter:
         return self._grids[origin]
 
     def _scheme(self, origin: fx.Node) -> Scheme:
-        """The scheme of activations, or that of two-sided ones for a value that layers hand on in integers."""
+        """The scheme of activations, or that of two-sided ones; see ``QuantizerPlacement``."""
         below, above = -self._given.ranges[origin][0], self._given.ranges[origin][1]
-        two_sided = min(below, above) >= _TWO_SIDED * max(below, above, MIN_SCALE) and origin in self._placement.behind
-        return self._rules.two_sided if self._rules.two_sided and two_sided else self._rules.activation
+        nearer = _TWO_SIDED * max(below, above, MIN_SCALE) if origin in self._placement.behind else MIN_SCALE
+        two_sided = self._rules.two_sided if min(below, above) >= nearer else None
+        return two_sided or self._rules.activation
 
     def _codes(self, origin: fx.Node) -> tuple[int, int]:
         codes = self._scheme(origin).code_range
@@ -140,8 +142,7 @@ class _Inserter:
         copy = self._edit.node(node)
         codes = self._rules.weight.code_range
         codes = halved(codes) if node in self._given.narrow else codes
-        safe = node in self._given.safe_pairs
-        scales = self._weight_scales(weight, codes[1], per_channel=rule.weight == "channel", safe=safe)
+        scales = self._weight_scales(weight, codes[1], safe=node in self._given.safe_pairs)
         new_weight = self._constant_pair(copy, self._edit.node(weight), f"{node.name}.weight", scales, codes)
         if dialect.op_class(node) == "embedding":
             copy.args = (new_weight, *copy.args[1:])
@@ -171,32 +172,25 @@ class _Inserter:
         assert isinstance(source, fx.Node)
         return self._placement.behind.get(source, source)
 
-    def _weight_scales(self, weight: fx.Node, high: int, *, per_channel: bool, safe: bool) -> Tensor:
-        """(channels,) scales along axis 0, or one of shape ()."""
+    def _weight_scales(self, weight: fx.Node, high: int, *, safe: bool) -> Tensor:
+        """Scales along axis 0: of output channels, or of the rows of an embedding; shape (channels,)."""
         values, steps = constant_value(self._program, weight).float(), self._given.weight_steps
         if safe:
-            scales = best_symmetric_scale(values, 0, high, 2 * steps, ends=(2.0, 0.5), allowed=pairs_fit)
-            return scales if per_channel else scales.amax()  # codes, and so pairs, are smaller at larger scales
-        if per_channel:
-            return best_symmetric_scale(values, axis=0, high=high, steps=steps)
-        return best_symmetric_scale(values.reshape(1, -1), axis=0, high=high, steps=steps)[0]
+            return best_symmetric_scale(values, 0, high, 2 * steps, ends=(2.0, 0.5), allowed=pairs_fit)
+        return best_symmetric_scale(values, axis=0, high=high, steps=steps)
 
     def _constant_pair(
         self, layer: fx.Node, constant: fx.Node, name: str, scales: Tensor, codes: tuple[int, int]
     ) -> fx.Node:
-        """A pair on (the copy of) a stored tensor, right before the layer that reads it.
-
-        Scales of shape () serve the whole tensor, (channels,) its axis 0.
-        """
+        """A pair on (the copy of) a stored tensor, right before the layer that reads it; scales are of axis 0."""
         scale = self._stored(f"{name}_scale", scales.float())
         zero = self._stored(f"{name}_zero_point", torch.zeros_like(scales).float())
         value = tensor_value(constant)
         base = name.replace(".", "_")
-        axis = 0 if scales.dim() else None
         quantized = self._edit.before(
-            layer, f"{base}_quantize", dialect.quantize, (constant, scale, zero, axis, *codes), value
+            layer, f"{base}_quantize", dialect.quantize, (constant, scale, zero, 0, *codes), value
         )
-        return self._edit.before(layer, f"{base}_dequantize", dialect.dequantize, (quantized, scale, zero, axis), value)
+        return self._edit.before(layer, f"{base}_dequantize", dialect.dequantize, (quantized, scale, zero, 0), value)
 
 
 @torch.no_grad()
