@@ -34,11 +34,20 @@ WEIGHT_LIMIT = 127
 
 
 def _activation_pairs(net: Net) -> list[str]:
-    return calls(net.program, dialect.quantize, where=lambda node: node.args[5] == 255)
+    return calls(net.program, dialect.quantize, where=lambda node: node.args[0].op != "get_attr")
+
+
+def _unsigned_pairs(net: Net) -> list[str]:
+    """Those that ONNX can recompute at run time."""
+    pairs = set(_activation_pairs(net))
+    return calls(net.program, dialect.quantize, where=lambda node: node.name in pairs and node.args[5] == 255)
 
 
 def _weight_pairs(net: Net) -> list[str]:
-    return calls(net.program, dialect.dequantize, where=lambda node: _limit(node) == WEIGHT_LIMIT)
+    def fits(node: fx.Node) -> bool:
+        return _limit(node) == WEIGHT_LIMIT and node.args[0].args[0].op == "get_attr"
+
+    return calls(net.program, dialect.dequantize, where=fits)
 
 
 def _limit(dequantize: fx.Node) -> int:
@@ -67,7 +76,10 @@ def _clipping_pairs(net: Net) -> list[str]:
     pairs = {name: next(n for n in net.program.call_nodes if n.name == name) for name in _activation_pairs(net)}
     values = Interpreter(net.program).run(net.cases[0].inputs, list(pairs))
     zeros = {name: float(net.program.tensors[str(node.args[2].target)]) for name, node in pairs.items()}
-    return [name for name in pairs if np.mean(np.abs(values[name] - zeros[name]) > 0.6 * (255 - zeros[name])) > 0.01]
+    ends = {name: node.args[5] for name, node in pairs.items()}
+    return [
+        name for name, zero in zeros.items() if np.mean(np.abs(values[name] - zero) > 0.6 * (ends[name] - zero)) > 0.01
+    ]
 
 
 def _bias_pairs(net: Net) -> list[str]:
@@ -88,7 +100,8 @@ def _tying_pairs(net: Net) -> list[str]:
 
 def _zero_point_off(model: onnx.ModelProto, names: Sequence[str]) -> None:
     quantize = node_of_kind(model, names, "QuantizeLinear")
-    quantize.input[2] = hold(model, "planted", held(model, quantize.input[2]) + np.uint8(1))
+    zero = held(model, quantize.input[2])
+    quantize.input[2] = hold(model, "planted", zero + zero.dtype.type(1))
 
 
 def _other_axis(program: Program, site: str) -> Program:
@@ -146,15 +159,20 @@ def _half_away(model: onnx.ModelProto, names: Sequence[str]) -> None:
     zero_value = held(model, zero)
     hold(model, "planted_half", np.float32(0.5))
     hold(model, "planted_zero", zero_value.astype(np.float32))
-    hold(model, "planted_low", np.float32(0))
-    hold(model, "planted_high", np.float32(255))
+    ends = np.iinfo(zero_value.dtype)
+    hold(model, "planted_low", np.float32(ends.min))
+    hold(model, "planted_high", np.float32(ends.max))
     steps = [
         ("Div", [x, scale]), ("Abs", ["planted0"]), ("Add", ["planted1", "planted_half"]), ("Floor", ["planted2"]),
         ("Sign", ["planted0"]), ("Mul", ["planted3", "planted4"]), ("Add", ["planted5", "planted_zero"]),
         ("Clip", ["planted6", "planted_low", "planted_high"]),
     ]  # fmt: skip
     made = [helper.make_node(kind, operands, [f"planted{index}"]) for index, (kind, operands) in enumerate(steps)]
-    made.append(helper.make_node("Cast", ["planted7"], [quantize.output[0]], to=onnx.TensorProto.UINT8))
+    made.append(
+        helper.make_node(
+            "Cast", ["planted7"], [quantize.output[0]], to=helper.np_dtype_to_tensor_dtype(zero_value.dtype)
+        )
+    )
     put_before(model, quantize, *made)
     model.graph.node.remove(quantize)
 
@@ -323,7 +341,7 @@ FAULTS = (
     Fault(28, "zero point off by one in one tensor", _activation_pairs, in_file=_zero_point_off),
     Fault(29, "per-channel scales on the wrong axis", _square_weight_pairs, _other_axis),
     Fault(30, "activation range x 0.5", _clipping_pairs, _scaled_grid(0.5)),
-    Fault(31, "an encoding missing, recomputed at run time", _activation_pairs, in_file=_recomputed),
+    Fault(31, "an encoding missing, recomputed at run time", _unsigned_pairs, in_file=_recomputed),
     Fault(32, "bias scale not input scale x weight scale", _bias_pairs, _scaled_grid(1.25), on="onnxruntime"),
     Fault(33, "s8 data read as u8", _plain_weight_pairs, in_file=_read_as_unsigned),
     Fault(34, "rounding half away from zero", _tying_pairs, in_file=_half_away),

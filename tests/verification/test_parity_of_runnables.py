@@ -162,6 +162,28 @@ def test_a_changed_decision_rejects_and_a_tie_does_not():
     assert ignored.verdict == "equivalent"
 
 
+@pytest.mark.parametrize(("changed", "int8", "bf16"), [(2, "equivalent", "rejected"), (8, "rejected", "rejected")])
+def test_where_nodes_are_compared_too_only_a_proven_loss_of_agreement_rejects(changed, int8, bf16):
+    signature = Signature((TensorSpec("x", "float32", ("n", 1)),), (TensorSpec("y", "float32", ("n", 2)),))
+    wanted = np.tile(np.array([[0.0, 1.0]], np.float32), (100, 1))
+    got = wanted.copy()
+    got[:changed] = got[:changed, ::-1]
+
+    class Fixed:
+        specs, fingerprint = signature, "fixed"
+
+        def __init__(self, out):
+            self.out = out
+
+        def run(self, inputs, taps=()):
+            return {"y": self.out}
+
+    case = Case("real 0-99", "real", {"x": np.zeros((100, 1), np.float32)})
+    without_bounds = (replace(policy, sqnr_db=-60.0, scaled_max=None) for policy in (INT8, BF16))
+    found = [compare_runnables(Fixed(wanted), Fixed(got), [case], policy).verdict for policy in without_bounds]
+    assert found == [int8, bf16]
+
+
 def test_integer_outputs_are_decisions():
     class Off(Fake):
         def run(self, inputs, taps=()):

@@ -50,14 +50,14 @@ def test_what_is_not_finite_is_as_far_off_as_can_be():
     assert json.loads(canonical_json(found.to_json()))["largest"] == "inf"
 
 
-def test_the_int8_policy_allows_one_step_on_a_thousandth():
+def test_the_int8_policy_allows_one_step_on_half_a_thousandth():
     one = count_steps(VALUES, off_by(1), STEP, None)
     assert one.share < 1e-3
     assert one.beyond(INT8) == ""
-    assert "the policy allows 1 on 0.1%" in count_steps(VALUES, off_by(2), STEP, None).beyond(INT8)
-    # 0.1 % of 1600 codes are 1.6, and that many by chance have a standard error of 1.3.
-    assert count_steps(VALUES, off_by(*[1] * 5), STEP, None).beyond(INT8) == ""
-    assert "0.38% of 1600 codes" in count_steps(VALUES, off_by(*[1] * 6), STEP, None).beyond(INT8)
+    assert "the policy allows 1 on 0.05%" in count_steps(VALUES, off_by(2), STEP, None).beyond(INT8)
+    # 0.05 % of 1600 codes are 0.8, and that many by chance have a standard error of 0.9.
+    assert count_steps(VALUES, off_by(*[1] * 3), STEP, None).beyond(INT8) == ""
+    assert "0.25% of 1600 codes" in count_steps(VALUES, off_by(*[1] * 4), STEP, None).beyond(INT8)
     assert count_steps(VALUES, off_by(2), STEP, None).beyond(FP32) == ""
 
 

@@ -21,7 +21,7 @@ from gossamer.metrics.subject import Subject, write_inputs
 from gossamer.program.interpreter import Interpreter
 from gossamer.runtimes import executed_layers, layer_times
 from gossamer.search.bench import file_subject
-from gossamer.search.diagnosis import diagnose_lowered
+from gossamer.search.diagnosis import compare_lowered_nodes, diagnose_lowered
 from gossamer.search.task import Candidate, Task, open_candidate, predict
 from gossamer.techniques.quantize.placement import weighted_sites
 from gossamer.verification.bisect import Diagnosis
@@ -49,15 +49,17 @@ def diagnose_candidate(task: Task, candidate: Candidate, policy: Policy, parity:
 
 
 def check_parity(task: Task, candidate: Candidate, policy: Policy) -> Parity:
-    """The candidate's file against its program in the reference interpreter, on real and edge-shape inputs."""
-    cases = _cases(task, candidate)
+    """The candidate's file against its program in the reference interpreter, on real and edge-shape inputs.
+
+    What is quantized is compared node by node as well.
+    """
+    cases, program = _cases(task, candidate), candidate.program
     executable = open_candidate(candidate)
     try:
-        return compare_runnables(
-            Interpreter(candidate.program), executable, cases, policy, len(weighted_sites(candidate.program))
-        )
+        parity = compare_runnables(Interpreter(program), executable, cases, policy, len(weighted_sites(program)))
     finally:
         executable.close()
+    return compare_lowered_nodes(program, candidate.target, cases, policy, parity)
 
 
 def outputs_on(candidate: Candidate, samples: Samples) -> dict[str, np.ndarray]:

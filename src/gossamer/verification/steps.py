@@ -55,7 +55,7 @@ class StepHistogram:
         few = total - self.counts[0] <= expected + SURE * math.sqrt(expected)
         if policy.steps is None or (self.largest <= policy.steps and few):
             return ""
-        return f"{self}; the policy allows {policy.steps} on {policy.step_share:.1%}"
+        return f"{self}; the policy allows {policy.steps} on {policy.step_share:.2%}"
 
 
 NO_STEPS = StepHistogram((0,) * (LARGEST_COUNTED + 1), 0.0)
