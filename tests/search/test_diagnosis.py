@@ -133,7 +133,7 @@ def test_quantized_values_are_compared_step_by_step(quantized: Program, cases, o
     rejected = compare_nodes(quantized, slightly, cases, INT8, parity)
     assert rejected.verdict == "rejected"
     assert "node blocks1_0_relu_dequantize" in rejected.reason
-    assert "the policy allows 1 on 0.1%" in rejected.reason
+    assert "the policy allows 1 on 0.05%" in rejected.reason
     found = diagnose(quantized, slightly, cases, INT8, parity=rejected)
     assert found.first.node == "blocks1_0_conv1"
 

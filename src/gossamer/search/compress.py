@@ -6,7 +6,6 @@ Whatever replaces the inside keeps the outside: a ``Task`` in, a ``Front`` out.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -42,24 +41,26 @@ def search(task: Task) -> Front:
     """Find the members that hold the budget.
 
     Candidates are timed quickly by turns. Those that miss the budget on the choosing samples are set aside; of the rest
-    the fastest is judged, and slower ones that are smaller, three at most. Where that leaves nothing in int8, layers go
-    back to float, those first that do most harm for the time they save.
+    the fastest are judged until one answers rightly, and slower ones that are smaller, three at most. Where that leaves
+    nothing in int8, layers go back to float, those first that do most harm for the time they save.
     """
     original, notes = _prepare(task)
     judge = Judge(task, original, notes)
     pool = _pool(task, original, notes)
     tried: list[Member] = []
-    finalists: list[tuple[Candidate, Mapping[str, np.ndarray]]] = []
+    judged, smallest = 0, math.inf
     for candidate in _fastest_first(task, original.candidate, pool, notes):
-        smallest = min((one.size_bytes for one, _ in finalists), default=math.inf)
-        if len(finalists) == _JUDGED or candidate.size_bytes >= _SMALLER * smallest:
+        if judged == _JUDGED or candidate.size_bytes >= _SMALLER * smallest:
             continue
         on_choose = outputs_on(candidate, task.choose)
         if judge.misses_on_choose(on_choose):
             tried.append(judge.set_aside(candidate, on_choose))
-        else:
-            finalists.append((candidate, on_choose))
-    tried += [judge.judge(candidate, on_choose) for candidate, on_choose in finalists]
+            continue
+        member = judge.judge(candidate, on_choose)
+        tried.append(member)
+        judged += 1
+        if member.verdict and member.verdict.kind != "rejected":  # what is wrong with it may be right in a slower one
+            smallest = candidate.size_bytes
     if pool.plan and not any(member.verdict and policy_of(member.candidate) is INT8 for member in tried):
         tried += [judge.judge(one, outputs_on(one, task.choose)) for one in _raised(task, judge, pool, notes)]
     front = _front(task, judge, tried, notes)
