@@ -93,6 +93,27 @@ def test_inputs_by_keyword() -> None:
     assert [outputs[name][0, 0] for name in ("sum", "parts_0", "parts_1_0", "extra_output")] == [11, 2, 10, -99]
 
 
+def test_inputs_that_forward_collects_are_inputs_of_their_own() -> None:
+    class Net(nn.Module):
+        def forward(self, a: Tensor, **others: Tensor) -> Tensor:
+            return a + others["b"] * len(others)
+
+    model = Net()
+    program = capture(model, {"b": torch.randn(2, 3), "a": torch.randn(2, 3), "unused": torch.randn(2, 1)})
+    assert {str(spec) for spec in program.signature.inputs} >= {"a: f32[batch, 3]", "b: f32[batch, 3]"}
+    arrays = {"a": np.ones((5, 3), np.float32), "b": np.full((5, 3), 10, np.float32), "unused": np.ones((5, 1))}
+    assert Interpreter(program).run(arrays)["output"].tolist() == [[21.0] * 3] * 5
+    assert "forward" not in vars(model)  # as it was
+
+
+def test_a_forward_of_the_instance_stays() -> None:
+    model = Plain()
+    model.forward = own = lambda **inputs: model.linear(inputs["x"]) + 1
+    program = capture(model, {"x": torch.randn(2, 4)})
+    assert [str(spec) for spec in program.signature.inputs] == ["x: f32[batch, 4]"]
+    assert model.forward is own
+
+
 def test_a_named_tuple_as_result() -> None:
     class Result(NamedTuple):
         mean: Tensor

@@ -51,12 +51,14 @@ def indices(*shape: int, high: int = 4) -> Tensor:
 
 M = real(2, 3, 4)  # a batch of matrices
 I = real(2, 4, 6, 6)  # a batch of images  # noqa: E741
+K, G = real(1, 5, 4), real(5)  # a kernel and its gain
 
 SHAPES: dict[str, tuple[Any, ...]] = {
     "view": (lambda x: x.view(x.shape[0], 12), M),
     "view_minus_one": (lambda x: x.view(-1, 4), M),
     "view_as": (lambda x, y: x.view_as(y), M, real(2, 4, 3)),
     "reshape": (lambda x: x.reshape(x.size(0), 2, 6), M),
+    "reshape_as": (lambda x, y: x.reshape_as(y), M, real(2, 4, 3)),
     "flatten": (lambda x: x.flatten(1), M),
     "flatten_all_but_last": (lambda x: x.flatten(0, -2), M),
     "flatten_to_vector": (lambda x: x.flatten(), M),
@@ -121,12 +123,27 @@ SHAPES: dict[str, tuple[Any, ...]] = {
     "pixel_shuffle": (lambda x: F.pixel_shuffle(x, 2), I),
     "pixel_unshuffle": (lambda x: F.pixel_unshuffle(x, 2), I),
     "channel_shuffle_by_hand": (lambda x: x.view(x.shape[0], 2, 2, 6, 6).transpose(1, 2).flatten(1, 2), I),
+    "unfold": (lambda x: F.unfold(x, (3, 2), dilation=(1, 2), padding=(1, 0), stride=(2, 1)), I),
+    "unfold_tiles": (lambda x: F.unfold(x, 2, stride=2), I),
+    "fold": (lambda x: F.fold(x, (4, 6), (2, 3), stride=(2, 3)), real(2, 24, 4)),
+    "eye": (lambda x: x @ torch.eye(4), M),
+    "eye_wide": (lambda x: x @ torch.eye(4, 5, dtype=torch.float64).float(), M),
     "contiguous": (lambda x: x.transpose(1, 2).contiguous(), M),
     "clone": (lambda x: x.clone() + 1, M),
     "detach": (lambda x: x.detach() + 1, M),
 }
 
 POINTWISE: dict[str, tuple[Any, ...]] = {
+    "multiply": (torch.multiply, M, M.flip(0)),
+    "subtract_alpha": (lambda x, y: torch.subtract(x, y, alpha=2), M, M),
+    "divide": (lambda x, y: torch.divide(x, y.abs() + 1), M, M),
+    "true_divide": (lambda x, y: torch.true_divide(x, y.abs() + 1), M, M),
+    "negative_of_absolute": (lambda x: torch.negative(torch.absolute(x)), M),
+    "diff": (lambda x: x.diff(), M),
+    "diff_twice_with_ends": (lambda x, y: torch.diff(x, 2, 1, prepend=y[:, :1], append=y), M, M.flip(0)),
+    "diff_of_flags": (lambda x: (x > 0).diff(dim=1), M),
+    "channel_dropout": (lambda x: torch.feature_dropout(x, 0.5, train=False) + 1, I),
+    "empty": (lambda x: torch.empty(4).fill_(1.5) + x, M),
     "add_alpha": (lambda x, y: torch.add(x, y, alpha=2), M, M),
     "add_scalar": (lambda x: x + 1, M),
     "sub_alpha": (lambda x, y: torch.sub(x, y, alpha=0.5), M, M),
@@ -214,6 +231,8 @@ REDUCTIONS: dict[str, tuple[Any, ...]] = {
 }
 
 LAYERS: dict[str, tuple[Any, ...]] = {
+    "weight_standardisation": (lambda x: x @ F.batch_norm(K, None, None, training=True)[0].T, M),
+    "weight_standardisation_gain": (lambda x: x @ F.batch_norm(K, None, None, G, G + 1, training=True)[0].T, M),
     "matmul": (lambda x, y: x @ y, M, real(2, 4, 5)),
     "bmm": (torch.bmm, M, real(2, 4, 5)),
     "mm": (lambda x: torch.mm(x, x.t() @ x), real(2, 3)),
@@ -332,6 +351,9 @@ def test_squeeze_without_dims_needs_fixed_sizes() -> None:
         (lambda x: x.roll(1, 0), "roll along a dim that may vary"),
         (lambda x: F.adaptive_avg_pool2d(x, (3, 2)), r"adaptive average pooling from \[4, 3\] to \[3, 2\]"),
         (lambda x: (x * 4).long() & (x > 0), "& of whole numbers"),
+        (lambda x: F.unfold(x.permute(1, 2, 0)[None], 1), "unfold of an image whose size may vary"),
+        (lambda x: F.fold(x, (2, 4), 2), "fold of patches that overlap or leave gaps"),
+        (lambda x: torch.feature_dropout(x, 0.5, train=True), "dropout of whole channels that is switched on"),
         (lambda x: torch.fft.rfft(x).abs(), r"operation aten\.fft_rfft\.default in module ''"),
     ],
 )

@@ -84,6 +84,12 @@ def write_through_a_transpose(m, x):
     return y
 
 
+def write_through_a_permutation(m, x):
+    y = x.unsqueeze(1) + 0.5
+    y.permute(0, -1, 1, 2).add_(torch.arange(3.0))
+    return y
+
+
 def a_view_sees_a_later_write(m, x):
     y = x.clone()
     view = y[:, 0]
@@ -167,8 +173,9 @@ def write_inside_a_no_grad_region(m, x):
 
 FUNCTIONS = [
     in_place_on_a_value, in_place_keeps_the_dtype, fill_and_zero, copy_into_a_slice, copy_into_a_select,
-    write_through_two_views, write_through_a_reshape, write_through_a_transpose, a_view_sees_a_later_write,
-    a_view_of_a_view_sees_a_later_write, parts_see_a_later_write, a_clone_does_not_see_a_later_write,
+    write_through_two_views, write_through_a_reshape, write_through_a_transpose, write_through_a_permutation,
+    a_view_sees_a_later_write, a_view_of_a_view_sees_a_later_write, parts_see_a_later_write,
+    a_clone_does_not_see_a_later_write,
     a_copy_by_reshape_does_not_see_a_later_write, contiguous_is_the_same_tensor_where_it_is,
     contiguous_is_a_copy_where_it_is_not, a_cast_to_the_same_dtype_is_the_same_tensor,
     a_cast_to_another_dtype_is_a_copy, masked_fill_in_place, no_grad_region, write_inside_a_no_grad_region,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -275,7 +275,7 @@ def _export(
     failures: list[tuple[str, Exception]] = []
     for rung, strict in (("non-strict", False), ("strict", True)):
         try:
-            with quiet_torch():
+            with quiet_torch(), _named_forward(model, inputs):
                 return export(model, (), dict(inputs), dynamic_shapes=shapes, strict=strict), rung
         except Exception as error:  # noqa: BLE001 - export raises whatever the traced code raises; explain() reports it
             failures.append((rung, error))
@@ -286,6 +286,30 @@ def _export(
         if axis not in dims.get(name, {})
     ]
     raise explain(type(model).__name__, failures, fixed) from failures[0][1]
+
+
+@contextmanager
+def _named_forward(model: nn.Module, names: Iterable[str]) -> Iterator[None]:
+    """``forward(**inputs)`` under the names of its inputs: torch.export loses track of the dims of collected ones."""
+    original, own = model.forward, model.__dict__.get("forward")
+    parameters = inspect.signature(original).parameters
+    collected = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in names if name not in parameters]
+    if not collected:
+        yield
+        return
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return original(*args, **kwargs)
+
+    kept = [parameter for parameter in parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    forward.__signature__ = inspect.Signature([*kept, *collected])
+    model.forward = forward
+    try:
+        yield
+    finally:
+        del model.forward
+        if own is not None:
+            model.forward = own
 
 
 def _name_symbols(

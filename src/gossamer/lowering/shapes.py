@@ -98,11 +98,18 @@ def pad_vector(pads: Sequence[Any], rank: int) -> list[Any]:
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
+_MAX_POOLS = (aten.max_pool1d.default, aten.max_pool2d.default)
+
+
 def _pad(e: Emitter, call: Call) -> str:
     mode = _PAD_MODES[call["mode"]]
     fill = e.constant(call["value"] or 0, call.dtype) if mode == "constant" else None
     pads = e.sizes(pad_vector(call["pad"], len(call.shape)))
-    return e.op("Pad", [e.full(call.tensor("self")), pads, fill], mode=mode)
+    inputs = [e.full(call.tensor("self")), pads, fill]
+    if any(user.target in _MAX_POOLS for user in call.node.users):
+        # ONNX Runtime merges a Pad without axes into a MaxPool, whose own padding is never the largest: zeros are lost.
+        inputs.append(e.constant(list(range(len(call.shape))), "int64"))
+    return e.op("Pad", inputs, mode=mode)
 
 
 def _repeat(e: Emitter, call: Call) -> str:

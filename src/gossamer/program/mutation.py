@@ -102,6 +102,9 @@ def view_writer(target: Any, args: tuple[Any, ...], n: Normalizer) -> Callable[[
         return lambda base, value: n.emit(aten.reshape.default, value, n.sizes(base))
     if target in (aten.transpose.int, aten.t.default):
         return lambda base, value: n.apply(target, value, *args)
+    if target is aten.permute.default:
+        order = [axis % len(args[0]) for axis in args[0]]
+        return lambda base, value: n.apply(target, value, [order.index(axis) for axis in range(len(order))])
     return None
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from gossamer.program.dialect import aten
+from gossamer.program.patches import fold, unfold
 
 if TYPE_CHECKING:
     from gossamer.program.normalize import Normalizer
@@ -315,6 +316,27 @@ def _conv_same(  # noqa: PLR0913 - the schema of the operation
     return n.emit(conv, x, weight, bias, strides, [total // 2 for total in totals], dilations, groups)
 
 
+def _eye(n: Normalizer, rows: Any, columns: Any = None, *, dtype: torch.dtype | None = None, **_: Any) -> fx.Node:
+    across = n.emit(aten.arange.start_step, 0, rows if columns is None else columns, 1, dtype=torch.int64)
+    down = n.emit(aten.unsqueeze.default, n.emit(aten.arange.start_step, 0, rows, 1, dtype=torch.int64), 1)
+    return _cast(n, n.emit(aten.eq.Tensor, down, across), dtype or torch.float32)
+
+
+def _diff(n: Normalizer, x: fx.Node, times: int = 1, axis: int = -1, before: Any = None, after: Any = None) -> fx.Node:
+    parts = [part for part in (before, x, after) if part is not None]
+    x = n.emit(aten.cat.default, parts, axis) if len(parts) > 1 else x
+    subtract = aten.ne.Tensor if n.dtype(x) == torch.bool else aten.sub.Tensor
+    for _ in range(times):
+        x = n.emit(subtract, _slice(n, x, axis, 1), _slice(n, x, axis, 0, -1))
+    return x
+
+
+def _channel_dropout(n: Normalizer, x: fx.Node, _p: float, train: bool) -> fx.Node:
+    if train:
+        raise n.unsupported("dropout of whole channels that is switched on", "a model in eval mode")
+    return x
+
+
 def _adaptive_avg_pool(n: Normalizer, x: fx.Node, output_size: Any) -> fx.Node:
     outputs = [output_size] if isinstance(output_size, int) else list(output_size)
     spatial = n.shape(x)[-len(outputs) :]
@@ -380,6 +402,17 @@ def _instance_norm(  # noqa: PLR0913 - the schema of the operation
     return n.emit(aten.group_norm.default, x, n.shape(x)[1], weight, bias, eps)
 
 
+def _batch_norm(n: Normalizer, x: fx.Node, weight: Any, bias: Any, mean: Any, var: Any, *rest: Any) -> fx.Node:
+    """Statistics of the one sample there is, as weight standardisation takes them, are those of a layer norm."""
+    training, momentum, eps, cudnn = rest
+    shape = n.shape(x)
+    if not training or len(shape) != 3 or shape[0] != 1 or not isinstance(shape[2], int):
+        return n.emit(aten.batch_norm.default, x, weight, bias, mean, var, training, momentum, eps, cudnn)
+    x = n.emit(aten.layer_norm.default, x, [shape[2]], None, None, eps)
+    x = x if weight is None else n.emit(aten.mul.Tensor, x, n.emit(aten.unsqueeze.default, weight, 1))
+    return x if bias is None else n.emit(aten.add.Tensor, x, n.emit(aten.unsqueeze.default, bias, 1))
+
+
 def _contiguous(n: Normalizer, x: fx.Node, **_: Any) -> fx.Node:
     return x
 
@@ -426,6 +459,7 @@ REWRITES: Mapping[Any, Callable[..., Any]] = {
     aten.reshape.default: _reshape,
     aten._unsafe_view.default: _reshape,
     aten.view_as.default: lambda n, x, other: _reshape(n, x, n.sizes(other)),
+    aten.reshape_as.default: lambda n, x, other: _reshape(n, x, n.sizes(other)),
     aten.flatten.using_ints: _flatten,
     aten.ravel.default: _flatten,
     aten.unflatten.int: _unflatten,
@@ -472,6 +506,9 @@ REWRITES: Mapping[Any, Callable[..., Any]] = {
     aten.new_zeros.default: _new_full(0),
     aten.new_ones.default: _new_full(1),
     aten.new_full.default: _new_full(None),
+    aten.empty.memory_format: _full(0),  # any value will do
+    aten.eye.default: _eye,
+    aten.eye.m: _eye,
     aten.zeros_like.default: _full_like(0),
     aten.ones_like.default: _full_like(1),
     aten.full_like.default: _full_like(None),
@@ -490,6 +527,13 @@ REWRITES: Mapping[Any, Callable[..., Any]] = {
     aten.sub.Scalar: _scaled(aten.sub.Tensor),
     aten.rsub.Scalar: _reversed_sub,
     aten.rsub.Tensor: _reversed_sub,
+    aten.diff.default: _diff,
+    aten.multiply.Tensor: _to(aten.mul.Tensor),
+    aten.subtract.Tensor: _scaled(aten.sub.Tensor),
+    aten.divide.Tensor: _to(aten.div.Tensor),
+    aten.true_divide.Tensor: _to(aten.div.Tensor),
+    aten.negative.default: _to(aten.neg.default),
+    aten.absolute.default: _to(aten.abs.default),
     aten.mul.Scalar: _to(aten.mul.Tensor),
     aten.div.Scalar: _to(aten.div.Tensor),
     aten.floor_divide.default: lambda n, x, y: n.emit(aten.div.Tensor_mode, x, y, rounding_mode="floor"),
@@ -526,10 +570,14 @@ REWRITES: Mapping[Any, Callable[..., Any]] = {
     aten.upsample_nearest2d.vec: _upsample(aten.upsample_nearest2d.vec),
     aten.upsample_bilinear2d.vec: _upsample(aten.upsample_bilinear2d.vec),
     aten.upsample_bicubic2d.vec: _upsample(aten.upsample_bicubic2d.vec),
+    aten.im2col.default: unfold,
+    aten.col2im.default: fold,
+    aten.feature_dropout.default: _channel_dropout,
     aten.relu6.default: _bounded(0.0, 6.0),
     aten.glu.default: _glu,
     aten._weight_norm.default: _weight_norm,
     aten.instance_norm.default: _instance_norm,
+    aten.batch_norm.default: _batch_norm,
     aten.norm.ScalarOpt_dim: _norm,
     aten.softmax.int: _softmax(aten.softmax.int),
     aten.log_softmax.int: _softmax(aten.log_softmax.int),

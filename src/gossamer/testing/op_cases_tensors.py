@@ -94,6 +94,8 @@ POOLING = [
     layer("max_pool2d", "ceil mode", lambda: nn.MaxPool2d(2, ceil_mode=True), IMAGE),
     layer("max_pool2d", "ceil mode, last window in the padding", lambda: nn.MaxPool2d(2, 2, 1, ceil_mode=True), IMAGE),
     layer("max_pool2d", "ceil mode, stride 3", lambda: nn.MaxPool2d(2, 3, 1, ceil_mode=True), r(2, 3, 8, 10)),
+    fn("max_pool2d", "negative, behind a padding of zeros",
+       lambda x: F.max_pool2d(F.pad(-x.abs() - 1, (1, 1, 1, 1)), 3, 2), IMAGE),
     layer("max_pool2d", "float16", lambda: nn.MaxPool2d(2), IMAGE.half()),
     layer("avg_pool1d", "padding counted", lambda: nn.AvgPool1d(3, 2, 1), r(2, 3, 11)),
     layer("avg_pool1d", "adaptive", lambda: nn.AdaptiveAvgPool1d(3), r(2, 3, 12)),
