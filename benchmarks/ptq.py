@@ -30,7 +30,7 @@ from check_baselines import agrees
 from entrants import Entrant, difference, divergence, examine, examine_once, fastest_peer, rank_speed, strongest
 from peers_nncf import NNCF_CONVOLUTION, NNCF_TRANSFORMER, quantize_onnx, quantize_openvino
 from peers_ort import STATIC, TRANSFORMER, Variant, export_fp32, quantize_all
-from record import conditions
+from record import commit, conditions
 from rich.console import Console
 from verdicts import accuracy_row, latency_row, show_result, show_verdict, store
 
@@ -169,10 +169,28 @@ def _remembered(made: Path) -> list[Variant]:
     return [Variant(Remembered(name), made.parent / file if file else None, failure) for name, file, failure in entries]
 
 
-def compress(job: Job, runtime: str, batch: int) -> tuple[Path, str]:
-    """The file that gossamer makes for a runtime and batch size, and the precision of floats that it chose."""
+@dataclass(frozen=True)
+class Made:
+    """What gossamer made for a runtime and batch size.
+
+    Attributes:
+        file: to deploy.
+        precision: of floats, as the sessions name it.
+        commit: at which it was made.
+    """
+
+    file: Path
+    precision: str
+    commit: str | None
+
+
+def compress(job: Job, runtime: str, batch: int, again: bool) -> Made:
+    """Make it, or take what an earlier run left in the folder."""
     import gossamer as gs
 
+    folder, made = (job.folder / f"ours-{runtime}-{batch}{ending}" for ending in ("", ".json"))
+    if made.exists() and not again:
+        return Made(gs.load(folder).deploy_file(), **json.loads(made.read_text(encoding="utf-8")))
     front = gs.compress(
         job.network,
         data={**job.given.inputs, "y": job.given.labels},
@@ -182,11 +200,14 @@ def compress(job: Job, runtime: str, batch: int) -> tuple[Path, str]:
         budget=BUDGET,
         seed=SEED,
     )
-    file = front.best.save(job.folder / f"ours-{runtime}-{batch}", force=True).deploy_file()
-    return file, {"float32": "f32", "bfloat16": "bf16"}[front.best.candidate.target.precision]
+    file = front.best.save(folder, force=True).deploy_file()
+    precision = {"float32": "f32", "bfloat16": "bf16"}[front.best.candidate.target.precision]
+    found = Made(file, precision, commit())
+    made.write_text(json.dumps({"precision": found.precision, "commit": found.commit}), encoding="utf-8")
+    return found
 
 
-def run(job: Job, runtime: str, batch: int, with_ours: bool, say: Say) -> dict[str, Any]:
+def run(job: Job, runtime: str, batch: int, options: argparse.Namespace, say: Say) -> dict[str, Any]:
     """Compare on one runtime at one batch size; a JSON value with all figures."""
     seconds = {}
     where = f"{job.name} on {runtime}, batch {batch}"
@@ -197,12 +218,12 @@ def run(job: Job, runtime: str, batch: int, with_ours: bool, say: Say) -> dict[s
         floats.append(examine("bf16", job.fp32, runtime, job.test, "bf16"))
     peers, failed = examine_peers(job, runtime)
     seconds["peers run"] = time.perf_counter() - started
-    ours = None
-    if with_ours:
+    ours, made = None, None
+    if not options.peers_only:
         say(f"{where}: compressing with gossamer")
         started = time.perf_counter()
-        file, precision = compress(job, runtime, batch)
-        ours = examine("ours", file, runtime, job.test, precision)
+        made = compress(job, runtime, batch, again=not options.reuse)
+        ours = examine("ours", made.file, runtime, job.test, made.precision)
         seconds["ours made and run"] = time.perf_counter() - started
     say(f"{where}: ranking")
     better = strongest(peers, floats[0])
@@ -232,7 +253,7 @@ def run(job: Job, runtime: str, batch: int, with_ours: bool, say: Say) -> dict[s
         "peers_failed": failed,
         "better_peer": better.name,
         "fastest_peer": fastest.name,
-        "ours": ours and ours.to_json(floats[0]),
+        "ours": ours and made and {**ours.to_json(floats[0]), "made_at_commit": made.commit},
         "against_better_peer": ours and difference(ours, better),
         "accuracy": ours
         and accuracy_row(difference(ours, better), divergence(ours, floats[0]), divergence(better, floats[0])),
@@ -302,10 +323,12 @@ def main() -> int:
     add_assets_option(parser)
     parser.add_argument("--models", default=",".join(DEFAULT), help="names separated by commas")
     parser.add_argument("--runtimes", default=",".join(sessions.RUNTIMES), help="names separated by commas")
+    parser.add_argument("--batches", default=",".join(map(str, BATCHES)), help="sizes separated by commas")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "ptq.json")
     parser.add_argument("--tiny", action="store_true", help="a few hundred samples and short legs: does it run at all?")
     parser.add_argument("--peers-only", action="store_true", help="leave gossamer out")
     parser.add_argument("--keep", type=Path, help="folder for the model files; peers found there are not made again")
+    parser.add_argument("--reuse", action="store_true", help="what gossamer made in --keep is timed, not made again")
     parser.add_argument("--prepare", action="store_true", help="only make the peers and run them on the test sets")
     options = parser.parse_args()
     names, runtimes = options.models.split(","), options.runtimes.split(",")
@@ -327,8 +350,8 @@ def main() -> int:
                 if options.prepare:
                     examine_peers(job, runtime)
                     continue
-                for batch in BATCHES:
-                    result = run(job, runtime, batch, not options.peers_only, say)
+                for batch in map(int, options.batches.split(",")):
+                    result = run(job, runtime, batch, options, say)
                     every = store(options.out, [result])
                     show_result(console, result)
                     fine &= result["baseline_reproduced"] is not False

@@ -15,11 +15,16 @@ def conditions(libraries: Sequence[str], **more: Any) -> dict[str, Any]:
     """Where, when and from which commit the figures come, with versions of the libraries, and more."""
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
+        "commit": commit(),
         "uncommitted_files": len((_git("status", "--porcelain") or "").splitlines()),
         "machine": machine_fingerprint(libraries=("gossamer", *libraries)),
         **more,
     }
+
+
+def commit() -> str | None:
+    """The commit that is checked out, or None outside of a repository."""
+    return _git("rev-parse", "HEAD")
 
 
 def _git(*arguments: str) -> str | None:
