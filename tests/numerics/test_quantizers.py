@@ -30,8 +30,8 @@ def scalar(value: float) -> Tensor:
 class TestGrids:
     def test_an_affine_grid_by_hand(self) -> None:
         scale, zero = affine_grid(scalar(-1.0), scalar(3.0), 0, 255)
-        assert scale == pytest.approx(4 / 255, rel=1e-6)
         assert zero == 64  # 1 / (4 / 255) = 63.75
+        assert scale == pytest.approx(3 / 191, rel=1e-6)  # the 191 codes above reach 3; 4 / 255 would stop at 2.996
 
     def test_a_range_on_one_side_is_widened_to_zero(self) -> None:
         scale, zero = affine_grid(scalar(2.0), scalar(5.1), 0, 255)
@@ -150,3 +150,12 @@ def test_a_parameter_is_viewed_along_its_axis() -> None:
     assert broadcast_along(torch.ones(3), x, 1).shape == (1, 3, 1)
     assert broadcast_along(torch.ones(4), x, -1).shape == (1, 1, 4)
     assert broadcast_along(torch.tensor(2.0), x, None).shape == ()
+
+
+def test_levels_of_an_image_from_minus_one_to_one_are_no_ties():
+    levels = torch.arange(256).double() / 127.5 - 1
+    scale, zero = affine_grid(levels.amin(), levels.amax(), 0, 255)
+    codes = levels / scale + zero
+    assert (codes.min(), codes.max()) >= (0, 0)
+    assert codes.max() <= 255
+    assert ((codes - codes.floor() - 0.5).abs() < 1e-3).double().mean() < 0.01

@@ -33,6 +33,10 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None
 def affine_grid(lowest: Tensor, highest: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
     """Scale and zero point of the grid that covers [lowest, highest] and holds 0 exactly.
 
+    Rounding the zero point moves the grid by up to half a step; the scale then grows until both ends are covered again.
+    Else images of 256 levels in [-1, 1] would lie half way between two codes, all of them. An end less than half a step
+    from 0 is not covered.
+
     Args:
         lowest: smallest real values, any shape.
         highest: largest real values, same shape.
@@ -45,6 +49,8 @@ def affine_grid(lowest: Tensor, highest: Tensor, low: int, high: int) -> tuple[T
     lowest, highest = lowest.clamp(max=0.0), highest.clamp(min=0.0)
     scale = ((highest - lowest) / (high - low)).clamp(min=MIN_SCALE)
     zero_point = torch.clamp(torch.round(low - lowest / scale), low, high)
+    for end, codes in ((-lowest, zero_point - low), (highest, high - zero_point)):
+        scale = torch.where(codes > 0, torch.maximum(scale, end / codes.clamp(min=1)), scale)
     return scale, zero_point
 
 
