@@ -60,7 +60,7 @@ def test_the_mean_error_of_every_layer_falls_to_the_rounding_of_its_bias(case):
         in_steps(calibration.program, Int8(narrow=("*",), bias_correction=on).quantize(calibration), given)
         for on in (False, True)
     )
-    assert max(corrected.values()) < 0.6, "half a step, and a few codes tipped over by float32 sums in another order"
+    assert max(corrected.values()) < 0.75, "half a step, and a few codes tipped over by float32 sums in another order"
     assert all(plain[name] > 4 * corrected[name] for name in plain)
 
 
