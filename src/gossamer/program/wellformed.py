@@ -22,7 +22,7 @@ from gossamer.program.program import Role, outputs_of
 from gossamer.program.values import TORCH_DTYPES, SizeValue, TensorValue, Value
 
 _TENSOR_NAME = re.compile(r"[^\"'\\\x00-\x1f]+")
-_DIM = re.compile(r"[A-Za-z_][\w*+/,() -]*|\d+\*[\w*+/,() -]+", re.ASCII)
+_DIM = re.compile(r"[A-Za-z_(][\w*+/,() -]*|\d+\*[\w*+/,() -]+", re.ASCII)
 _LARGEST = 2**63
 
 

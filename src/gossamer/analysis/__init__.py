@@ -1,0 +1,1 @@
+"""Facts about a Program alone: dimension coupling, residual blocks, and the proof of each cut."""
