@@ -20,6 +20,7 @@ from gossamer.verification.paired import drop_interval
 
 POINTS_LOST = 1.0
 TEST_BATCH = 32
+RANKING_S, FEWEST_TURNS = 60.0, 5
 
 
 @dataclass
@@ -141,7 +142,7 @@ def rank_speed(entrants: Sequence[Entrant], samples: Samples, batch: int, turns:
     """Fill in ``quick_ms`` and ``fixed`` for a batch: a few calls of every file in turn.
 
     ONNX Runtime's sessions are tried with the fixed and the dynamic batch. On one thread the processor time is the time
-    of a call without what the machine did for others meanwhile.
+    of a call without what the machine did for others meanwhile. Slow files get fewer turns: a minute, five at least.
     """
     inputs = samples.take(slice(0, batch)).inputs
     calls = max(2, 20 // batch)
@@ -149,14 +150,18 @@ def rank_speed(entrants: Sequence[Entrant], samples: Samples, batch: int, turns:
     opened = [
         sessions.prepare(**{**entrant.opening(batch), "batch": batch if fixed else None})() for entrant, fixed in keys
     ]
+    started = time.perf_counter()
+    for session in opened:  # to warm up
+        session.run(inputs)
+    affordable = int(RANKING_S / (time.perf_counter() - started))
+    calls = min(max(affordable // turns, 1), calls)
     times_ms: list[list[float]] = [[] for _ in keys]
-    for turn in range(turns + 1):
+    for _ in range(min(max(affordable, FEWEST_TURNS), turns)):
         for session, times in zip(opened, times_ms, strict=True):
             for _ in range(calls):
                 start = time.process_time()
                 session.run(inputs)
-                if turn:  # the first turn warms up
-                    times.append(1e3 * (time.process_time() - start))
+                times.append(1e3 * (time.process_time() - start))
     for session in opened:
         session.close()
     for entrant in entrants:

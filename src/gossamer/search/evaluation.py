@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
 from gossamer.core.measurement import Measurement
+from gossamer.core.runnable import Executable
 from gossamer.datasets.samples import Samples
 from gossamer.metrics.comparison import Comparison
 from gossamer.metrics.conditions import machine_fingerprint
@@ -34,7 +35,7 @@ PARITY_SAMPLES = 128
 
 LIBRARIES = ("gossamer", "numpy", "onnxruntime", "openvino", "torch", "onnx")
 LATENCY_INPUTS = 8
-_QUICK_CALLS = 3
+_QUICK_S, _QUICK_TURNS, _FEWEST_TURNS, _QUICK_CALLS = 60.0, 24, 5, 3
 
 
 def _cases(task: Task, candidate: Candidate) -> list[Case]:
@@ -99,9 +100,10 @@ def layer_microseconds(task: Task, candidate: Candidate) -> dict[str, float]:
     return layer_times(candidate.path, specs, candidate.target, batch, name_map, sites, dims=_latency_dims(task))
 
 
-def quick_times(task: Task, candidates: Sequence[Candidate], rounds: int = 24) -> list[float]:
+def quick_times(task: Task, candidates: Sequence[Candidate]) -> list[float]:
     """Milliseconds of one call of each candidate, in one process and by turns: to rank, not to quote.
 
+    Slow candidates get fewer turns, as noise counts less in long calls: a minute for all of them, five turns at least.
     With one thread the time of the processor is taken, which leaves out what the machine did for others meanwhile.
     """
     clock = time.process_time_ns if task.target.threads == 1 else time.perf_counter_ns
@@ -110,17 +112,25 @@ def quick_times(task: Task, candidates: Sequence[Candidate], rounds: int = 24) -
         opened = [open_candidate(candidate, batch=task.target.batch) for candidate in candidates]
         for executable in opened:
             stack.callback(executable.close)
-        times_ms = np.empty((rounds + 1, len(opened)))
-        for turn in range(rounds + 1):
-            for place, executable in enumerate(opened):
-                calls = []
-                for _ in range(_QUICK_CALLS):
-                    given = next(inputs)
-                    start = clock()
-                    executable.run(given)
-                    calls.append(clock() - start)
-                times_ms[turn, place] = np.median(calls) / 1e6
-    return np.median(times_ms[1:], axis=0).tolist()
+
+        def turn(calls: int) -> list[float]:
+            return [
+                float(np.median([_clocked(executable, next(inputs), clock) for _ in range(calls)]))
+                for executable in opened
+            ]
+
+        started = time.perf_counter()
+        turn(1)  # warms up
+        affordable = int(_QUICK_S / (time.perf_counter() - started))
+        calls = min(max(affordable // _QUICK_TURNS, 1), _QUICK_CALLS)
+        times_ns = [turn(calls) for _ in range(min(max(affordable, _FEWEST_TURNS), _QUICK_TURNS))]
+    return (np.median(times_ns, axis=0) / 1e6).tolist()
+
+
+def _clocked(executable: Executable, inputs: Mapping[str, np.ndarray], clock: Callable[[], int]) -> int:
+    start = clock()
+    executable.run(inputs)
+    return clock() - start
 
 
 def _latency_dims(task: Task) -> dict[str, int]:
