@@ -14,7 +14,7 @@ from gossamer.search.audit import audit
 from gossamer.search.baseline import build_baseline
 from gossamer.search.evaluation import layer_microseconds, outputs_on, quick_times
 from gossamer.search.front import Front, Member, fastest_first
-from gossamer.search.judging import Judge, Original, policy_of
+from gossamer.search.judging import Judge, Original
 from gossamer.search.mixed import faster_mixes, fewest_in_float
 from gossamer.search.precision import SHORT_NAMES, Int8Plan, choose_int8, float_targets
 from gossamer.search.sensitivity import LayerSensitivity, scan
@@ -22,7 +22,6 @@ from gossamer.search.story import tell
 from gossamer.search.task import Candidate, Task, labels_for, lower_candidate
 from gossamer.techniques.quantize.int8 import int8_layers
 from gossamer.verification.certificates import power_line
-from gossamer.verification.policies import INT8
 
 _TYPICAL_DISAGREEMENT = 0.02
 """Share of samples whose answer int8 changes, for the power line before anything is known: seen 1 to 3 %."""
@@ -61,7 +60,7 @@ def search(task: Task) -> Front:
         judged += 1
         if member.verdict and member.verdict.kind != "rejected":  # what is wrong with it may be right in a slower one
             smallest = candidate.size_bytes
-    if pool.plan and not any(member.verdict and policy_of(member.candidate) is INT8 for member in tried):
+    if pool.plan and not any(member.verdict and int8_layers(member.candidate.program) for member in tried):
         tried += [judge.judge(one, outputs_on(one, task.choose)) for one in _raised(task, judge, pool, notes)]
     front = _front(task, judge, tried, notes)
     _audit(task, front.best)

@@ -36,7 +36,7 @@ from gossamer.search.front import Member, Status
 from gossamer.search.task import Candidate, Task, labels_for
 from gossamer.techniques.quantize.int8 import int8_layers
 from gossamer.verification.parity import Parity
-from gossamer.verification.policies import BF16, FP32, INT8, Policy
+from gossamer.verification.policies import BF16, FP32, INT8, INT8_BF16, Policy
 from gossamer.verification.verdict import decide
 
 
@@ -231,9 +231,10 @@ class Judge:
 
 def policy_of(candidate: Candidate) -> Policy:
     """What is asked of a candidate's file: integers are judged as integers, whatever computes the rest."""
+    floats = candidate.target.precision == "float32"
     if candidate.recipe.steps and int8_layers(candidate.program):
-        return INT8
-    return FP32 if candidate.target.precision == "float32" else BF16
+        return INT8 if floats else INT8_BF16
+    return FP32 if floats else BF16
 
 
 def _beside(

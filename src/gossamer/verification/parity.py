@@ -169,9 +169,8 @@ def compare_runnables(
     compared.
 
     Agreement is the observed share over all real cases, ties aside, so below 100 decisions a single changed one
-    rejects under "99 %"; the Wilson interval beside it says how little 32 of 32 prove. Under a policy with ``steps``,
-    where every node is compared as well, only a share proven to be smaller rejects: in a deep network single steps of
-    rounding grow, and change a decision here and there with every node right.
+    rejects under "99 %"; the Wilson interval beside it says how little 32 of 32 prove. Where the policy says so, only
+    a share proven to be smaller rejects.
 
     Args:
         reference: the source. What it raises passes through.
@@ -373,7 +372,7 @@ def _agreement_failures(
     for name, entry in agreement.items():
         if entry.share is None:
             continue
-        share = entry.interval[1] if policy.steps is not None else entry.share
+        share = entry.interval[1] if policy.proven else entry.share
         if share >= policy.agreement:
             continue
         case = next(e.case for e in errors if e.output == name and e.kind == "real" and e.agreed < e.decisions)
