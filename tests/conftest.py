@@ -203,3 +203,23 @@ def digit_artifact(digit_front: Front, tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("artifact") / "small"
     digit_front.best.save(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pruned_artifact(
+    digit_program: Program, digits: tuple[np.ndarray, np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The folder of a network from which a block and half of the rest were cut; its speed is made up."""
+    images, labels = digits
+    with pytest.MonkeyPatch.context() as patch:
+        install_fake(patch)
+        front = flow.try_recipe(
+            digit_program,
+            "drop_blocks{count=1} | prune{score=l2,macs=0.5}",
+            images[:200],
+            eval_data=(images[900:1300], labels[900:1300]),
+            target="onnxruntime:cpu,batch=8",
+        )
+    folder = tmp_path_factory.mktemp("pruned") / "pruned"
+    front.best.save(folder)
+    return folder

@@ -225,22 +225,90 @@ def test_bench(run, digit_artifact: Path, hasty):
     assert "loads, resolution" in beside.out
 
 
-def test_apply_replays_a_recipe(run, digit_artifact: Path, desk: Path, place: Path):
+def test_apply_replays_a_recipe(run, digit_artifact: Path, desk: Path, place: Path, measuring):
     recipe = place / "recipe.toml"
     text = (digit_artifact / "recipe.toml").read_text()
     recipe.write_text("\n".join(line for line in text.splitlines() if not line.startswith("data_digest")))
     arguments = ("apply", desk / "net.py:net", "--weights", desk / "net.safetensors", "--data", desk / "calib.npz")
-    done = run(*arguments, "--recipe", recipe, "--out", place / "program", "--json")
+    done = run(*arguments, "--recipe", recipe, "--out", place / "small", "--json")
     assert done.code == 0
-    assert flow.capture(place / "program").digest == done.json["after"] != done.json["before"]
-    again = run(*arguments, "--recipe", recipe, "--out", place / "program")
+    with flow.load(place / "small") as artifact:
+        assert artifact.digest == done.json["artifact"]["digest"]
+        assert artifact.evidence["status"] == "accepted"
+    again = run(*arguments, "--recipe", recipe, "--out", place / "small")
     assert again.code == 2
     assert "OutputExists" in again.err
-    assert run(*arguments, "--recipe", recipe, "--out", place / "program", "--force").code == 0
+    assert run(*arguments, "--recipe", recipe, "--out", place / "small", "--force").code == 0
     (place / "thesis").mkdir()
     (place / "thesis" / "thesis.tex").write_text("years of work")
     assert run(*arguments, "--recipe", recipe, "--out", place / "thesis", "--force").code == 2
     assert (place / "thesis" / "thesis.tex").exists()
+
+
+@pytest.fixture
+def prune(run, desk: Path, place: Path, measuring) -> Callable[..., Done]:
+    """``gossamer apply`` with a recipe in one line."""
+
+    def prune(*flags: object, data: str = "calib.npz", recipe: str = "prune{score=l2,macs=0.5}") -> Done:
+        model = (desk / "net.py:net", "--weights", desk / "net.safetensors", "--data", desk / data)
+        return run("apply", *model, "--recipe", recipe, "--out", place / "pruned", *flags)
+
+    return prune
+
+
+def test_apply_prunes_measures_and_packs(prune, run, desk: Path, place: Path):
+    done = prune("--eval", desk / "test.npz")
+    assert done.code == 0
+    assert "prune *" in done.out
+    assert "prune beside the original: " in done.out
+    assert f"wrote {place / 'pruned'}" in done.out
+    with flow.load(place / "pruned") as artifact:
+        told = artifact.evidence["surgery"]
+        assert told["macs"][1] <= 0.5 * told["macs"][0]
+        assert artifact.evidence["command"].startswith("gossamer apply ")
+    assert run("inspect", place / "pruned").code == 0
+    groups = run("inspect", place / "pruned", "--groups", "--json").json
+    assert groups["macs"] == told["macs"][1]
+    assert run("verify", place / "pruned").code == 0
+
+
+def test_apply_fine_tunes(prune, desk: Path, place: Path):
+    refused(prune("--fine-tune", 2), place, "DataError", "samples without labels")
+    assert prune("--fine-tune", 2, "--json", data="test.npz").json["rows"][1][0] == "prune, fine-tuned *"
+
+
+def test_apply_refuses_what_it_cannot_do(prune, place: Path):
+    refused(prune(recipe="prun{macs=0.5}"), place, "UnknownName", "technique 'prun'", "'prune'")
+    refused(prune(recipe="prune{macs=2}"), place, "OptionError", "a share above 0")
+    refused(prune("--budget", "drop <= 1pt"), place, "OptionError", "--eval")
+    refused(prune(recipe="nowhere.toml"), place, "OptionError", "a TOML file, or steps in one line")
+
+
+def test_a_budget_that_a_recipe_misses_is_exit_code_3(prune, place: Path):
+    done = prune("--budget", "size <= 1kB")
+    assert done.code == cli.EXIT_MISSED
+    assert "nothing was written: the budget is missed" in done.out
+    assert list(place.iterdir()) == []
+
+
+def test_inspect_shows_groups(run, desk: Path, digit_artifact: Path):
+    model = ("inspect", desk / "net.py:net", "--weights", desk / "net.safetensors", "--data", desk / "calib.npz")
+    done = run(*model, "--groups")
+    assert done.code == 0
+    assert "blocks1.0.conv1" in done.out
+    assert "frozen: output" in done.out
+    assert "6 of 7 groups can be cut; 100.0% of the weights lie in them" in done.out
+    assert "deviation" not in done.out
+    proven = run(*model, "--groups", "--prove")
+    assert "largest deviation in float64" in proven.out
+    value = run("inspect", digit_artifact, "--groups", "--json").json
+    assert {"groups", "macs", "blocks", "unknown", "free_weights"} <= value.keys()
+
+
+def test_inspect_proves_only_groups(run, desk: Path):
+    done = run("inspect", desk / "net.py:net", "--data", desk / "calib.npz", "--prove")
+    assert done.code == 2
+    assert "--groups --prove" in done.err
 
 
 @pytest.mark.parametrize(("command", "word"), [("targets", "onnxruntime:cpu"), ("techniques", "int8"), ("doctor", "")])

@@ -145,6 +145,8 @@ VERBS = {
     "capture": lambda: flow.capture("model.py:net"),
     "compress": lambda: flow.compress("model.py:net", "data.npz"),
     "apply": lambda: flow.apply("model.py:net", "recipe.toml", "data.npz"),
+    "analyze": lambda: flow.analyze("model.py:net"),
+    "try_recipe": lambda: flow.try_recipe("model.py:net", "int8", "data.npz"),
     "techniques": flow.techniques,
 }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gossamer.core.errors import GossamerError as GossamerError
+    from gossamer.flow import analyze as analyze
     from gossamer.flow import apply as apply
     from gossamer.flow import capture as capture
     from gossamer.flow import compress as compress
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
 _HOME = {
     "GossamerError": "gossamer.core.errors",
-    **dict.fromkeys(("apply", "capture", "compress", "load", "lower", "measure", "report", "verify"), "gossamer.flow"),
+    **dict.fromkeys(
+        ("analyze", "apply", "capture", "compress", "load", "lower", "measure", "report", "verify"), "gossamer.flow"
+    ),
 }
 
 __version__ = "0.1.0"
-__all__ = ["GossamerError", "apply", "capture", "compress", "load", "lower", "measure", "report", "verify"]
+__all__ = ["GossamerError", "analyze", "apply", "capture", "compress", "load", "lower", "measure", "report", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,9 +19,12 @@ from rich.console import Console
 from gossamer import flow
 from gossamer.artifacts import require_replaceable
 from gossamer.core.errors import GossamerError, InternalError, OptionError
-from gossamer.core.files import require_free
 from gossamer.reporting.progress import TerminalProgress
 from gossamer.reporting.terminal import print_facts, print_front, print_rows
+
+if TYPE_CHECKING:
+    from gossamer.analysis.overview import Analysis
+    from gossamer.search.front import Front
 
 EXIT_BUG, EXIT_INPUT, EXIT_MISSED, EXIT_UNDECIDED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 _INTERRUPTED = "interrupted; nothing was written"
@@ -117,8 +120,12 @@ def compress(  # noqa: PLR0913 - one parameter an option
             dynamic=_dynamic(dynamic),
             progress=progress,
         )
-    report = front.report()
-    report["artifact"] = None
+    _pack_best(front, out, force=force, with_samples=with_samples, as_json=as_json)
+
+
+def _pack_best(front: Front, out: Path, *, force: bool, as_json: bool, with_samples: bool = False) -> None:
+    """Write the best member unless the budget is missed, show all of them, and end with the exit code."""
+    report = {**front.best.evidence["search"], "artifact": None}
     front.best.evidence["command"] = shlex.join(["gossamer", *sys.argv[1:]])
     if front.outcome != "missed":
         with front.best.save(out, force=force, with_samples=with_samples) as artifact:
@@ -128,7 +135,8 @@ def compress(  # noqa: PLR0913 - one parameter an option
     else:
         console = _console()
         print_front(console, report)
-        written = f"wrote {out}" if front.outcome != "missed" else "nothing was written: the budget is missed"
+        why = ": the budget is missed" if front.budget else ""
+        written = f"wrote {out}" if front.outcome != "missed" else f"nothing was written{why}"
         console.print(written, markup=False)
     raise typer.Exit(_OUTCOME_EXIT[front.outcome])
 
@@ -139,9 +147,15 @@ def inspect(
     weights: Weights = None,
     data: Annotated[str | None, typer.Option(help="Data to trace a module with.")] = None,
     dynamic: Dynamic = None,
+    groups: Annotated[
+        bool, typer.Option("--groups", help="What can be cut: groups, their shares, what is frozen and why.")
+    ] = False,
+    prove: Annotated[bool, typer.Option("--prove", help="With --groups: prove that each cut is exact.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show an artifact: before and after, what was tried, and why. Or the program of a model."""
+    """Show an artifact: before and after, what was tried, and why. Or the program of a model, or its groups."""
+    if prove and not groups:
+        raise OptionError(f"inspecting {path}", got="--prove alone", expected="--groups --prove")
     if (Path(path) / "manifest.json").exists():
         if weights or data or dynamic:
             raise OptionError(
@@ -149,6 +163,9 @@ def inspect(
                 got="--weights, --data or --dynamic",
                 expected="none of them: they are for models",
             )
+        if groups:
+            _show_groups(flow.analyze(path, prove=prove), as_json=as_json)
+            return
         with flow.load(path) as artifact:
             facts, evidence = str(artifact), artifact.evidence
             summary = {"name": artifact.name, "digest": artifact.digest, "size_bytes": artifact.size_bytes}
@@ -163,7 +180,9 @@ def inspect(
             print_front(console, search)
         return
     program = flow.capture(path, flow.example_of(data), weights=weights, dynamic=_dynamic(dynamic))
-    if as_json:
+    if groups:
+        _show_groups(flow.analyze(program, prove=prove), as_json=as_json)
+    elif as_json:
         _print_json(
             {
                 "name": program.name,
@@ -174,6 +193,16 @@ def inspect(
         )
     else:
         _console().print(str(program), markup=False)
+
+
+def _show_groups(found: Analysis, *, as_json: bool) -> None:
+    if as_json:
+        _print_json(found.to_json())
+        return
+    console = _console()
+    print_rows(console, found.columns, found.rows(), title=found.coupling.program.name)
+    for line in found.facts:
+        console.print(line, markup=False)
 
 
 @app.command()
@@ -319,23 +348,33 @@ def scan(  # noqa: PLR0913 - one parameter an option
 @app.command()
 def apply(  # noqa: PLR0913 - one parameter an option
     model: Model,
-    recipe: Annotated[Path, typer.Option(help="A recipe file.")],
+    recipe: Annotated[str, typer.Option(help="A recipe file, or steps: 'prune{score=taylor,macs=0.5} | int8'.")],
     data: Data,
-    out: Annotated[Path, typer.Option(help="Folder for the program; must not exist.")],
+    out: Annotated[Path, typer.Option(help="Folder for the artifact; must not exist.")],
+    eval_: Annotated[
+        str | None, typer.Option("--eval", help="Data for the metric, others than --data; without it there is none.")
+    ] = None,
+    metric: Annotated[
+        str, typer.Option(help="On --eval: top1, top5, f1, mae, agreement, or file.py:function.")
+    ] = "top1",
+    budget: Annotated[str, typer.Option(help="Limits: 'drop <= 1pt; latency p50 <= 5ms; size <= 2MB'.")] = "",
+    fine_tune: Annotated[
+        int, typer.Option("--fine-tune", min=0, help="Steps of training behind the last cut; --data needs labels.")
+    ] = 0,
     weights: Weights = None,
+    transform: Annotated[str | None, typer.Option(help="For image folders: file.py:function.")] = None,
     dynamic: Dynamic = None,
     target: Annotated[str, typer.Option(help="Instead of the recipe's own.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Replace the folder at --out.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Replay a recipe without a search, and save the changed program."""
-    require_free(out, force=force, mark="graph.json")
+    """Replay a recipe without a search, measure the result beside the original, and pack it."""
+    require_replaceable(out, force=force)
+    asked = {"eval_data": eval_, "metric": metric, "budget": budget, "fine_tune": fine_tune, "transform": transform}
+    capturing = {"weights": weights, "dynamic": _dynamic(dynamic)}
     with _progress() as progress:
-        program = flow.capture(model, flow.example_of(data), weights=weights, dynamic=_dynamic(dynamic))
-        changed = flow.apply(program, recipe, data, target=target, progress=progress)
-    flow.save(changed, out, force=force)
-    facts = {"program": str(out), "before": program.digest, "after": changed.digest}
-    _print_json(facts) if as_json else print_facts(_console(), facts)
+        front = flow.try_recipe(model, recipe, data, target=target, capturing=capturing, progress=progress, **asked)
+    _pack_best(front, out, force=force, as_json=as_json)
 
 
 @app.command()

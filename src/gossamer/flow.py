@@ -1,6 +1,6 @@
 """The street: one verb a stage, in the order of use. Each is short; the work is in the folder it names.
 
-    capture -> compress -> (save) -> load -> verify -> measure -> report
+    capture -> analyze -> compress -> (save) -> load -> verify -> measure -> report
 
 Nothing here imports torch until a verb needs it: ``load`` and ``measure`` run with the base install.
 """
@@ -16,6 +16,7 @@ from gossamer.core.extras import require_extra
 from gossamer.core.progress import Progress, Silent
 
 if TYPE_CHECKING:
+    from gossamer.analysis.overview import Analysis
     from gossamer.artifacts import Artifact
     from gossamer.core.target import Target
     from gossamer.datasets.sources import Source
@@ -33,7 +34,8 @@ def capture(model: Any, example_inputs: Any = None, *, weights: Any = None, dyna
     """Turn a model into a Program.
 
     Args:
-        model: an ``nn.Module``, a ``.pt2`` file, a local Hugging Face folder, ``file.py:factory``, or a saved program.
+        model: an ``nn.Module``, a ``.pt2`` file, a local Hugging Face folder, ``file.py:factory``, a saved program, or
+            an artifact, which holds one.
         example_inputs: tensors or arrays for a module: one, a tuple, or a mapping by argument name.
         weights: ``.safetensors``, or ``.pt`` read weights-only, for ``file.py:factory``.
         dynamic: dims that may vary: ``"batch"``, ``None``, or ``{"tokens": {0: "batch", 1: "seq=2..512"}}``.
@@ -45,7 +47,25 @@ def capture(model: Any, example_inputs: Any = None, *, weights: Any = None, dyna
     require_extra("torch", "compress", "capturing a model")
     from gossamer.frontends import read_model
 
+    if isinstance(model, str | Path) and (Path(model) / "manifest.json").is_file():
+        load(model).close()  # every file is checked
+        model = Path(model) / "program"
     return read_model(model, weights=weights, example=example_inputs, dynamic=dynamic)
+
+
+def analyze(model: Any, example_inputs: Any = None, *, prove: bool = False, **options: Any) -> Analysis:
+    """What can be cut from a model: groups of dimensions that change together, their shares, what is frozen and why.
+
+    Args:
+        model: a Program, or as for ``capture``.
+        example_inputs: as for ``capture``.
+        prove: prove the cut of each group, and freeze those that fail.
+        options: for ``capture``: ``weights``, ``dynamic``.
+    """
+    program = capture(model, example_inputs, **options)
+    from gossamer.analysis.overview import analyze_program
+
+    return analyze_program(program, prove=prove)
 
 
 def compress(  # noqa: PLR0913 - the one verb with all the knobs
@@ -144,7 +164,14 @@ def scan(
 def apply(
     program: Program, recipe: Any, data: Source, *, target: str = "", progress: Progress | None = None
 ) -> Program:
-    """Replay a recipe (a ``Recipe``, its TOML text, or a file) on a program, without a search.
+    """Replay a recipe on a program, without a search.
+
+    Args:
+        program: what to change.
+        recipe: a ``Recipe``, its TOML text, a file, or steps in one line: ``prune{macs=0.7} | int8``.
+        data: to calibrate on.
+        target: in place of the recipe's own; steps in one line name none and are for ``onnxruntime:cpu``.
+        progress: told about every step.
 
     Raises:
         OptionError: the recipe does not parse, or names no target and none is given.
@@ -153,7 +180,34 @@ def apply(
     require_extra("torch", "compress", "applying a recipe")
     from gossamer.search.setup import replay
 
-    return replay(program, recipe, data, target or None, progress or Silent())
+    return replay(program, recipe, data, target or None, progress or Silent(), DEFAULT_TARGET)
+
+
+def try_recipe(
+    model: Any, recipe: Any, data: Source, *, progress: Progress | None = None, capturing: Any = None, **asked: Any
+) -> Front:
+    """Apply a recipe and measure the result beside the original: size, latency, layers, and the metric if asked.
+
+    Args:
+        model: a Program, or as for ``capture``.
+        recipe: as for ``apply``.
+        data: to calibrate on; with labels if it is to be fine-tuned.
+        progress: told about every stage.
+        capturing: options for ``capture``.
+        asked: ``eval_data``, ``metric``, ``target``, ``budget``, ``fine_tune`` (steps), ``transform``; see
+            ``search.trial.Trial``.
+
+    Returns:
+        A front whose ``best`` is what the recipe makes, also where that is no gain; ``best.save`` writes the artifact,
+        with the evidence of its surgery.
+    """
+    require_extra("torch", "compress", "applying a recipe")
+    from gossamer.search.trial import Trial, try_recipe
+
+    trial = Trial(recipe, data, inline=DEFAULT_TARGET, **asked)
+    program = capture(model, example_of(data), **(capturing or {}))
+    with tempfile.TemporaryDirectory(prefix="gossamer-") as folder:
+        return try_recipe(program, trial, progress or Silent(), Path(folder))
 
 
 def lower(program: Program, target: str = DEFAULT_TARGET) -> Lowered:

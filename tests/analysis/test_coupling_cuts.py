@@ -26,11 +26,7 @@ from gossamer.testing.models import MODELS, Lambda
 
 NOTHING_FREE = {"group norm", "loop over a cell", "experts", "bilinear"}
 
-WHOLE = {
-    f"model: {name}": model
-    for name, model in MODELS.items()
-    if not model.refused and name not in NOTHING_FREE
-}
+WHOLE = {f"model: {name}": model for name, model in MODELS.items() if not model.refused and name not in NOTHING_FREE}
 SMALL = {f"graph: {name}": micro for name, micro in MICRO.items() if micro.free and name != "lstm with projections"}
 
 

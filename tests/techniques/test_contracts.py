@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import torch
+from torch import Tensor, nn
+
+from gossamer.analysis.coupling import couple
+from gossamer.analysis.widths import Widths
 from gossamer.program import Program
 from gossamer.program.dialect import bound_arguments, op_class
 from gossamer.program.fold import fold_batch_norms
 from gossamer.program.values import tensor_value
 from gossamer.techniques import TECHNIQUES
+from gossamer.techniques.prune.blocks import DropBlocks
+from gossamer.techniques.prune.channels import Prune
 from gossamer.techniques.quantize.equalize import Equalize
 from gossamer.techniques.quantize.int8 import Int8
 from gossamer.techniques.quantize.placement import weighted_sites
 from gossamer.techniques.quantize.smooth import Smooth
 from gossamer.testing import TechniqueContract
+from gossamer.testing.models import Lambda, SmallModel
 from gossamer.testing.technique import NETS
 
 
@@ -72,6 +80,57 @@ class TestSmooth(TechniqueContract):
     technique = Smooth()
     variants = (Smooth(alpha=0.5),)
     exact = True
+
+
+class TestPrune(TechniqueContract):
+    technique = Prune(keep=0.5, round_to=1)
+    variants = (
+        Prune(macs=0.6, score="taylor", loss="predictions", reestimate=False, round_to=2),
+        Prune(params=0.6, score="l2", allocation="power_law", p=0.5, seed=1, round_to=1),
+        Prune(keep=0.5, compensate=False, only=("*",), skip=("*second*", "nothing.here"), head_dim=True, round_to=1),
+    )
+    ladder = tuple(Prune(keep=share, round_to=1) for share in (0.3, 0.5, 0.75))
+
+    def closed_counts(self, before: Program) -> Mapping[str, int]:
+        """Half of every group."""
+        coupling = couple(before)
+        groups = {group.name: group for group in coupling.free if group.kind not in ("head_dim", "value_dim")}
+        return {"parameters": Widths(coupling).parameters({name: round(g.size / 2) for name, g in groups.items()})}
+
+
+def _residual_net() -> nn.Module:
+    """Three residual blocks, the last of which does least."""
+
+    def function(m: Any, x: Tensor) -> Tensor:
+        x = m["stem"](x)
+        for name in ("first", "second", "third"):
+            x = x + m[name](x)
+        return m["head"](x.mean((2, 3)))
+
+    def body(scale: float) -> nn.Module:
+        last = nn.Conv2d(8, 6, 1)
+        with torch.no_grad():
+            last.weight.mul_(scale)
+            last.bias.mul_(scale)
+        return nn.Sequential(nn.Conv2d(6, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), last)
+
+    bodies = {"first": body(1.0), "second": body(0.7), "third": body(0.2)}
+    return Lambda(function, stem=nn.Conv2d(3, 6, 3, stride=2), **bodies, head=nn.Linear(6, 5))
+
+
+class TestDropBlocks(TechniqueContract):
+    technique = DropBlocks(count=1)
+    variants = (DropBlocks(macs=0.6, compensate=False), DropBlocks(count=1, reestimate=False, skip=("third",)))
+    ladder = (DropBlocks(count=3), DropBlocks(count=2), DropBlocks(count=1))
+    nets: ClassVar = {
+        "residual": SmallModel(_residual_net, NETS["images"].inputs),
+        **{name: NETS[name] for name in ("features", "nothing to change")},
+    }
+    fits = ("residual",)
+
+    def closed_counts(self, before: Program) -> Mapping[str, int]:
+        """The last block has gone: two convolutions, the norm, a bias."""
+        return {"parameters": before.parameter_count - (6 * 8 * 9 + 2 * 8 + 8 * 6 + 6)}
 
 
 def test_every_technique_has_a_contract():

@@ -15,7 +15,7 @@ from gossamer.techniques.quantize.calibration import OBSERVERS
 from gossamer.techniques.quantize.equalize import Equalize
 from gossamer.techniques.quantize.int8 import Int8
 from gossamer.techniques.quantize.smooth import Smooth
-from gossamer.techniques.recipe import Recipe
+from gossamer.techniques.recipe import Recipe, is_line
 
 GLOBS = st.from_regex(r"[a-z0-9_.*?\[\]!{}=-]{1,12}", fullmatch=True)
 INT8 = st.builds(
@@ -52,6 +52,21 @@ def test_a_technique_reads_back_from_its_text(technique: Technique):
 def test_a_recipe_reads_back_from_its_text(steps: list[Technique], seed: int, target: str, digest: str):
     recipe = Recipe(tuple(steps), seed, target, digest)
     assert Recipe.from_toml(recipe.to_toml()) == recipe
+
+
+def test_steps_in_one_line():
+    """A bar divides steps, and inside braces the globs of an option."""
+    recipe = Recipe.from_line("prune{macs=0.7,only=a|b.*} | int8{skip=head|stem} ")
+    assert [str(step) for step in recipe.steps] == ["prune{macs=0.7,only=a|b.*}", "int8{skip=head|stem}"]
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    assert Recipe.from_line("int8") == Recipe((Int8(),))
+
+
+@pytest.mark.parametrize("text", ["", "recipe.toml", "int8 |", "int8{", "version = 1", "a b", "int8{skip={a}}"])
+def test_what_is_no_line_of_steps(text: str):
+    assert not is_line(text)
+    with pytest.raises(OptionError, match=r"name\{option=value,...\} \| name"):
+        Recipe.from_line(text)
 
 
 def test_defaults_are_left_out_of_the_text():

@@ -87,6 +87,8 @@ class TargetFacts:
         extra: the gossamer extra that installs the runtime; empty if the base install has it.
         quantizers: placement rules, or ``None`` where the target has no int8 kernels.
         placements: other rules by name, each faster for some networks or batch sizes.
+        blocking: widths that are multiples of this cost no more than any a little below, for ``channels`` of
+            convolutions and features of ``linear`` layers; measured by ``benchmarks/blocking.py``.
         notes: what a user should know, for ``gossamer targets``.
     """
 
@@ -94,6 +96,7 @@ class TargetFacts:
     extra: str = ""
     quantizers: QuantizerPlacement | None = None
     placements: Mapping[str, QuantizerPlacement] = field(default_factory=dict)
+    blocking: Mapping[str, int] = field(default_factory=dict)
     notes: str = ""
 
     @property

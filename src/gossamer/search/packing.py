@@ -15,11 +15,22 @@ from gossamer.program.storage import save_program
 from gossamer.runtimes import open_deployed, resolve_target
 from gossamer.search.evaluation import LIBRARIES
 from gossamer.search.synthetic import synthetic_inputs
+from gossamer.techniques.quantize.int8 import int8_layers
 
 if TYPE_CHECKING:
     from gossamer.search.front import Front, Member
 
-_GROUPS = ("story", "layers", "behaviour", "lost_samples", "command", "sensitivity", "other_processors", "diagnosis")
+_GROUPS = (
+    "story",
+    "surgery",
+    "layers",
+    "behaviour",
+    "lost_samples",
+    "command",
+    "sensitivity",
+    "other_processors",
+    "diagnosis",
+)
 """Entries of a member's evidence that are groups of their own in the file."""
 
 GOLDEN_SIZE = 4
@@ -46,7 +57,7 @@ def save_member(member: Member, folder: Path, *, force: bool, with_samples: bool
 
 def _precision(member: Member) -> str:
     steps = member.candidate.recipe.steps
-    if not steps:
+    if not steps or not int8_layers(member.candidate.program):
         return member.candidate.target.precision
     return "mixed" if any(getattr(step, "skip", ()) for step in steps) else "int8"
 

@@ -23,7 +23,7 @@ from gossamer.metrics.base import Metric
 from gossamer.program.program import Program
 from gossamer.runtimes import resolve_target
 from gossamer.search.task import Task
-from gossamer.techniques.recipe import Recipe, apply_recipe
+from gossamer.techniques.recipe import Recipe, apply_recipe, is_line
 
 CHOOSE_SHARE = 0.4
 CALIBRATE_SHARE = 0.2
@@ -75,7 +75,7 @@ def make_task(  # noqa: PLR0913 - the user's knobs, one by one
     count = resolved.batch if dynamic is None else EXAMPLE_SAMPLES
     example = example_inputs if example_inputs is not None else example_from(samples, count)
     program = read_model(model, weights=weights, example=example, dynamic=dynamic)
-    _require_float32(program)
+    require_float32(program)
     parts = _split(program, samples, evaluation, chosen, seed)
     return Task(
         program,
@@ -92,8 +92,8 @@ def make_task(  # noqa: PLR0913 - the user's knobs, one by one
     )
 
 
-def _require_float32(program: Program) -> None:
-    """Other float widths would only fail later, in a runtime that lacks their kernels."""
+def require_float32(program: Program) -> None:
+    """Other float widths are a ``ModelError``: they would only fail later, in a runtime that lacks their kernels."""
     for name, role in program.roles.items():
         dtype = str(program.tensors[name].dtype).removeprefix("torch.")
         if role == "parameter" and dtype in ("float16", "bfloat16", "float64"):
@@ -173,27 +173,51 @@ def _require_enough(samples: Samples, count: int) -> None:
         )
 
 
-def replay(program: Program, recipe: Any, data: Any, target: str | None, progress: Progress) -> Program:
+def replay(
+    program: Program, recipe: Any, data: Any, target: str | None, progress: Progress, inline: str = ""
+) -> Program:
     """Apply a recipe given as object, text or file.
+
+    Args:
+        program: what to change.
+        recipe: a ``Recipe``, its TOML text, its file, or its steps in one line.
+        data: calibration data.
+        target: instead of the recipe's own.
+        progress: told about every step.
+        inline: the target of steps in one line, which name none.
 
     Raises:
         OptionError: the recipe cannot be read, or there is no target.
         DataError: the recipe names the data it was made with, and these are others.
     """
+    steps = read_recipe(recipe, inline)
+    resolved = target_of(steps, target)
+    samples = calibration_of(steps, read_samples(data).matched_to(program.signature))
+    return apply_recipe(program, steps, samples.inputs, resolved, progress)
+
+
+def read_recipe(recipe: Any, inline: str = "") -> Recipe:
+    """A recipe from what the user gave; see ``replay``."""
+    if isinstance(recipe, str) and is_line(recipe) and ("{" in recipe or not Path(recipe).exists()):
+        return replace(Recipe.from_line(recipe), target=inline)
     if isinstance(recipe, Path) or (isinstance(recipe, str) and "\n" not in recipe):
         try:
             recipe = Path(recipe).read_text(encoding="utf-8")
         except OSError as error:
-            raise OptionError("reading a recipe", got=str(error), expected="a TOML file") from error
-    steps = Recipe.from_toml(recipe) if isinstance(recipe, str) else recipe
-    text = target or steps.target
+            expected = "a TOML file, or steps in one line: prune{macs=0.7} | int8"
+            raise OptionError("reading a recipe", got=str(error), expected=expected) from error
+    return Recipe.from_toml(recipe) if isinstance(recipe, str) else recipe
+
+
+def target_of(recipe: Recipe, target: str | None) -> Target:
+    """The target given, else the recipe's own."""
+    text = target or recipe.target
     if not text:
         raise OptionError("applying a recipe", got="no target", expected="target= in the recipe or as an argument")
-    samples = _calibration_of(steps, read_samples(data).matched_to(program.signature))
-    return apply_recipe(program, steps, samples.inputs, resolve_target(text), progress)
+    return resolve_target(text)
 
 
-def _calibration_of(recipe: Recipe, samples: Samples) -> Samples:
+def calibration_of(recipe: Recipe, samples: Samples) -> Samples:
     """The samples that the recipe was made with: these, or what a search takes of them to calibrate."""
     if not recipe.data_digest:
         return samples

@@ -7,13 +7,16 @@ data_digest = "3f2a..."
 
 [[step]]
 technique = "int8{observer=minmax,skip=conv1}"
+
+The steps alone also read as one line: ``prune{macs=0.7} | int8``.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +28,11 @@ from gossamer.core.target import Target
 from gossamer.program.program import Program
 from gossamer.techniques import resolve_technique
 from gossamer.techniques.base import Technique
+from gossamer.techniques.prune.channels import Prune, Pruning
 
 RECIPE_VERSION = 1
 _FIELDS = ("version", "seed", "target", "data_digest", "step")
+_STEP = r"\s*\w+\s*(?:\{[^{}]*\})?\s*"
 
 
 @dataclass(frozen=True)
@@ -84,19 +89,64 @@ class Recipe:
             )
         return cls(tuple(resolve_technique(item) for item in texts if item), seed, target, digest)
 
+    @classmethod
+    def from_line(cls, text: str) -> Recipe:
+        """Steps written ``prune{macs=0.7} | int8``, without target and data.
+
+        Raises:
+            OptionError: another form, or a value outside an option's range.
+            UnknownName: a technique or option that does not exist.
+        """
+        if not is_line(text):
+            raise OptionError("reading a recipe", got=text, expected="name{option=value,...} | name{...}")
+        return cls(tuple(resolve_technique(step) for step in re.findall(_STEP, text) if step.strip()))
+
+
+def is_line(text: str) -> bool:
+    """Whether a text has the form of steps in one line, whatever they are called."""
+    return re.fullmatch(rf"{_STEP}(\|{_STEP})*", text) is not None
+
 
 def _toml_text(text: str) -> str:
     """A TOML basic string: JSON's, except that TOML knows no surrogate pairs and wants DEL escaped."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
+@dataclass(frozen=True, eq=False)
+class AppliedStep:
+    """One step of a recipe, done.
+
+    Attributes:
+        technique: what was applied.
+        before: the program that it got.
+        after: the program that it made.
+        pruning: of ``prune``, how that came about; ``None`` of others.
+    """
+
+    technique: Technique
+    before: Program
+    after: Program
+    pruning: Pruning | None
+
+
+def apply_steps(
+    program: Program, recipe: Recipe, inputs: Mapping[str, np.ndarray], target: Target, progress: Progress | None = None
+) -> Iterator[AppliedStep]:
+    """Apply the steps of a recipe in order, one at a time; each step must change the program."""
+    progress = progress or Silent()
+    progress.stage("applying the recipe", len(recipe.steps))
+    for step in recipe.steps:
+        pruning = step.prune(program, inputs, target) if isinstance(step, Prune) else None
+        after = pruning.program if pruning else step.apply(program, inputs, target)
+        progress.advance(str(step))
+        yield AppliedStep(step, program, after, pruning)
+        program = after
+
+
 def apply_recipe(
     program: Program, recipe: Recipe, inputs: Mapping[str, np.ndarray], target: Target, progress: Progress | None = None
 ) -> Program:
     """Apply the steps of a recipe in order; each step must change the program."""
-    progress = progress or Silent()
-    progress.stage("applying the recipe", len(recipe.steps))
-    for step in recipe.steps:
-        program = step.apply(program, inputs, target)
-        progress.advance(str(step))
+    for step in apply_steps(program, recipe, inputs, target, progress):
+        program = step.after
     return program

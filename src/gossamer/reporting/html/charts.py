@@ -7,6 +7,7 @@ from html import escape, unescape
 from typing import Any
 
 from gossamer.reporting.html.layers import merged_layers
+from gossamer.reporting.html.surgery import score_rows, surgery_layers
 
 MAX_LAYERS = 40
 """More bars than this are unreadable: the chart shows the largest, the table below it all."""
@@ -38,7 +39,46 @@ def build_charts(evidence: Mapping[str, Any], metric: Mapping[str, Any]) -> dict
         "layer_errors": _layer_errors(erring),
         "classes": _classes(classes, metric, subject),
     }
+    figures |= _surgery(evidence.get("surgery"))
     return {name: figure for name, figure in figures.items() if figure}
+
+
+def _surgery(found: Mapping[str, Any] | None) -> dict[str, dict[str, Any] | None]:
+    """Widths, the shares of MACs and time that layers keep, and scores; the layers that were cut most, if too many."""
+    if not found:
+        return {}
+    rows = [
+        {**row, "before": row["width"][0], "after": row["width"][1]}
+        for row in surgery_layers(found)
+        if row["macs"][0] and row["macs"] != row["macs"][::-1]
+    ]
+    most = sorted(rows, key=lambda row: row["macs"][1] - row["macs"][0])[:MAX_LAYERS]
+    shown = [row for row in rows if row in most]
+    timed = [row for row in shown if row["time_kept"] is not None]
+    scores = sorted(score_rows(found), key=lambda row: row["median"])[:MAX_LAYERS]
+    return {
+        "surgery_widths": _bars(shown, ("before", "after", 1), "width", ("original", "now")),
+        "surgery_times": _bars(timed, ("macs_kept", "time_kept", 0.01), "kept (%)", ("of its MACs", "of its time")),
+        "surgery_scores": _spreads(scores),
+    }
+
+
+def _spreads(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """A box a group: from the least score over the quarters to the largest."""
+    names = _names(rows)
+    keys = {"lowerfence": "low", "q1": "q1", "median": "median", "q3": "q3", "upperfence": "high"}
+    trace = {
+        "type": "box",
+        "orientation": "h",
+        "name": "scores",
+        "y": names,
+        **{field: [round(100 * row[key], 3) for row in rows] for field, key in keys.items()},
+        "marker": {"color": _AFTER},
+        "line": {"width": 1.5},
+        "showlegend": False,
+    }
+    layout = _listed(names, "score (% of largest)")
+    return {"data": [trace], "layout": layout, "height": _height(rows)} if rows else None
 
 
 def _latency(quantiles_ms: Mapping[str, Sequence[float]], subject: str) -> dict[str, Any] | None:

@@ -49,13 +49,15 @@ def _table(key: str, columns: Mapping[str, Mapping[str, Any]], subject: str) -> 
 def replay_view(facts: Mapping[str, Any], evidence: Mapping[str, Any]) -> dict[str, Any]:
     """The command that made it, the one that replays its recipe, and what was done to the model."""
     counts = evidence.get("task", {}).get("data", {}).get("counts", [])
+    steps = [str(step) for step in evidence.get("provenance", [])]
+    replays = "[[step]]" in facts["recipe"] and not any(step.startswith("fine-tuned") for step in steps)
     parts = zip(("to calibrate", "to choose", "to prove"), counts, strict=False)
     return {
         "made": str(evidence.get("command", "")),
-        "again": _AGAIN if "[[step]]" in facts["recipe"] else "",
+        "again": _AGAIN if replays else "",
         "recipe": str(facts["recipe"]),
         "samples": ", ".join(f"{count} {part}" for part, count in parts),
-        "steps": [str(step) for step in evidence.get("provenance", [])],
+        "steps": steps,
     }
 
 

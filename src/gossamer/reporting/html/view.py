@@ -14,6 +14,7 @@ from gossamer.reporting.html.behaviour import behaviour
 from gossamer.reporting.html.conditions import conditions_view, digests_view, replay_view
 from gossamer.reporting.html.layers import layers_view, merged_layers
 from gossamer.reporting.html.proof import claim_view, parity_view, processors_view
+from gossamer.reporting.html.surgery import surgery_view
 from gossamer.reporting.html.texts import DASH, NBSP, amount, badge, percent, points, ratio, span, typeset, word
 
 _CLAIMS = ("faster", "slower")
@@ -63,6 +64,7 @@ def build_view(facts: Mapping[str, Any]) -> dict[str, Any]:
         "subject": subject,
         "metric": metric,
         "rows": _rows(pair),
+        "surgery": surgery_view(surgery) if (surgery := evidence.get("surgery")) else None,
         "layers": layers_view(merged_layers(evidence), pair.size_before, pair.size_after),
         "behaviour": behaviour(evidence, metric),
         "parity": parity_view(parity) if (parity := (evidence.get("verdict") or {}).get("parity")) else None,
@@ -123,7 +125,7 @@ def _title(pair: _Pair, status: str, search: Mapping[str, Any]) -> str:
     speed = _times(pair.comparison) if pair.comparison and pair.comparison["word"] in _CLAIMS else ""
     gain = ", ".join(filter(None, (pair.size_word, speed)))
     ends = {"accepted": "the budget holds" if search.get("budget") else "", "undecided": "not proven"}
-    end = ends.get(status, "the budget is missed" if status == "rejected" else "")
+    end = ends.get(status, "the budget is missed" if status == "rejected" and search.get("budget") else "")
     title = f"{gain}; {end}" if gain and end else gain or end or pair.name
     return title[:1].upper() + title[1:]
 

@@ -1,0 +1,1 @@
+"""Training: what changes the tensors of a Program by gradients."""
