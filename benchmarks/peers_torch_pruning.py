@@ -1,14 +1,19 @@
-"""The peer in structured pruning: Torch-Pruning, in an environment of its own, on the architectures of the zoo.
+"""The peer in structured pruning: Torch-Pruning, in an environment of its own.
 
-``run_peer`` makes the environment (the package alone; torch, transformers and the rest are this environment's), starts
-this file in it and reads a line for each architecture. Nothing is told about a model but which layers are its outputs,
-as the peer's documentation asks, found by one rule for all: the weighted layers that the gradient of an output reaches
-first. Heads, groups and the like it is to find itself. Importance is the magnitude, the ratio one half.
+For coverage it prunes the architectures of the zoo: ``run_peer`` makes the environment (the package alone; torch,
+transformers and the rest are this environment's), starts this file in it and reads a line for each architecture.
+Nothing is told about a model but which layers are its outputs, as the peer's documentation asks, found by one rule for
+all: the weighted layers that the gradient of an output reaches first. Heads, groups and the like it is to find itself.
+Importance is the magnitude, the ratio one half.
+
+For quality, ``cut_resnet`` prunes a CIFAR ResNet to given MACs in every setting.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
+import itertools
 import json
 import os
 import queue
@@ -27,6 +32,14 @@ RATIO = 0.5
 DEFAULT_ENVIRONMENT = Path(tempfile.gettempdir()) / f"gossamer-peer-torch-pruning-{VERSION}"
 LIMIT_S = 60.0
 """For one architecture, after which the peer is stopped and goes on with the next."""
+
+IMPORTANCES = ("l1", "l2", "bn_scale", "taylor", "hessian")
+SCOPES = ("uniform", "global")
+WHERE = ("everywhere", "inside blocks")
+"""``inside blocks`` leaves the residual stream whole, which somebody has to tell the peer layer by layer."""
+
+STEPS = 95
+"""Of one percent each: the peer's documented way to reach a size."""
 
 _READS_WEIGHT = ("Addmm", "Mm", "Linear", "Convolution", "Embedding", "Rnn", "Bmm", "Baddbmm")
 _PASSES_WEIGHT = ("TBackward", "Transpose", "Permute", "View", "Reshape", "Unsqueeze", "Squeeze", "Expand")
@@ -86,7 +99,8 @@ def _lines(python: Path, names: Sequence[str], limit_s: float) -> Iterator[dict[
             lines.put(line)
         lines.put(None)
 
-    threading.Thread(target=read, daemon=True).start()
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
     try:
         while True:
             line = lines.get(timeout=limit_s)
@@ -99,6 +113,8 @@ def _lines(python: Path, names: Sequence[str], limit_s: float) -> Iterator[dict[
     finally:
         process.kill()
         process.wait()
+        reader.join()
+        process.stdout.close()
 
 
 def output_layers(model: Any, inputs: Mapping[str, Any]) -> list[Any]:
@@ -191,14 +207,122 @@ def _shapes(outputs: Any) -> list[tuple[int, ...]]:
     return [tuple(one.shape) for one in (outputs if isinstance(outputs, tuple) else (outputs,))]
 
 
+def cut_resnet(
+    job: Mapping[str, Any], environment: Path, folder: Path, limit_s: float = 20 * LIMIT_S
+) -> Iterator[dict[str, Any]]:
+    """Prune one of the CIFAR ResNets to the sizes asked for, in every setting.
+
+    Args:
+        job: ``model``, its name; ``assets``, the folder; ``macs``, the least that may stay, one for each result;
+            ``samples``, an npz with ``x`` and ``y`` for gradients; ``importances``, some of ``IMPORTANCES``.
+        environment: as for ``prepare_environment``.
+        folder: where the networks go.
+        limit_s: longest silence.
+
+    Yields:
+        ``setting``, ``least`` (of ``macs``) and ``failure``; without one, ``macs`` (at or above ``least``) and
+        ``file``, the pickled network.
+    """
+    path = folder / "job.json"
+    path.write_text(json.dumps({**job, "folder": str(folder)}), encoding="utf-8")
+    yield from _lines(prepare_environment(environment), [str(path)], limit_s)
+
+
+def _cut_in_every_setting(job: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Inside the environment of the peer: what ``cut_resnet`` yields."""
+    import numpy as np
+    import torch
+    from assets import load_network
+
+    network = load_network(job["model"], Path(job["assets"]))
+    with np.load(job["samples"]) as samples:
+        x, y = torch.from_numpy(samples["x"]), torch.from_numpy(samples["y"])
+    for importance in job["importances"]:
+        gradients = _gradients(network, x, y, importance)
+        for scope, where in itertools.product(SCOPES, WHERE):
+            setting = f"{importance}, {scope}, {where}"
+            left = sorted(job["macs"], reverse=True)
+            try:
+                for macs, smaller in _shrink(network, x[:1], importance, gradients, scope == "global", where, left):
+                    file = Path(job["folder"], f"{setting.replace(', ', '-').replace(' ', '-')}-{left[0]}.pt")
+                    torch.save(smaller, file)
+                    yield {"setting": setting, "least": left.pop(0), "macs": macs, "file": str(file), "failure": ""}
+                failure = "does not get so small"
+            except Exception as error:  # noqa: BLE001 - whatever the peer raises is its result
+                failure = f"{type(error).__name__}: {error}"[:200]
+            yield from ({"setting": setting, "least": least, "failure": failure} for least in left)
+
+
+def _gradients(network: Any, x: Any, y: Any, importance: str) -> list[Any]:
+    """By parameter, of the cross entropy: for ``taylor`` of all samples, for ``hessian`` the mean square over samples.
+
+    The peer's own sum of squares keeps the last sample only, so it is given what it documents.
+    """
+    import torch
+
+    if importance not in ("taylor", "hessian"):
+        return []
+    parameters = list(network.parameters())
+    size = 1 if importance == "hessian" else 128
+    total = [torch.zeros_like(parameter) for parameter in parameters]
+    for part, labels in zip(x.split(size), y.split(size), strict=True):
+        loss = torch.nn.functional.cross_entropy(network(part), labels, reduction="sum")
+        for into, gradient in zip(total, torch.autograd.grad(loss, parameters), strict=True):
+            into.add_(gradient.square() if importance == "hessian" else gradient, alpha=1 / len(x))
+    return total
+
+
+def _shrink(
+    network: Any, x: Any, importance: str, gradients: list[Any], everything: bool, where: str, left: Sequence[int]
+) -> Iterator[tuple[int, Any]]:
+    """MACs and network, the last before it would fall below ``left[0]``, which the caller moves on."""
+    import torch_pruning
+
+    kinds = torch_pruning.importance
+    scorers = {
+        "l1": lambda: kinds.GroupMagnitudeImportance(p=1),
+        "l2": lambda: kinds.GroupMagnitudeImportance(p=2),
+        "bn_scale": kinds.BNScaleImportance,
+        "taylor": kinds.GroupTaylorImportance,
+        "hessian": kinds.GroupHessianImportance,
+    }
+    model, inputs = copy.deepcopy(network), {"x": x}
+    ignored = output_layers(model, inputs)
+    if where == "inside blocks":
+        ignored += [layer for name, layer in model.named_modules() if name == "conv1" or name.endswith(".conv2")]
+    for parameter, gradient in zip(model.parameters(), gradients, strict=bool(gradients)):
+        parameter.grad = gradient.clone()
+    pruner = torch_pruning.pruner.BasePruner(
+        model, x, importance=scorers[importance](), global_pruning=everything, pruning_ratio=STEPS / 100,
+        iterative_steps=STEPS, ignored_layers=ignored,
+    )  # fmt: skip
+    before = macs_of(model, inputs), copy.deepcopy(model)
+    for _ in range(STEPS):
+        pruner.step()
+        macs = macs_of(model, inputs)
+        while left and macs < left[0]:
+            yield before
+        if not left:
+            return
+        before = macs, copy.deepcopy(model)
+
+
 def main() -> int:
-    """Inside the environment of the peer: a line of JSON for each architecture named on the command line."""
+    """Inside the environment of the peer: a line of JSON for each architecture, or for each result of a job's file."""
     import warnings
 
     import torch
 
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    if sys.argv[1].endswith(".json"):
+        results = _cut_in_every_setting(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+        while True:
+            with contextlib.redirect_stdout(sys.stderr):  # the peer prints
+                result = next(results, None)
+            if result is None:
+                return 0
+            print(json.dumps(result), flush=True)
     for name in sys.argv[1].split(","):
         started = time.perf_counter()
         with contextlib.redirect_stdout(sys.stderr):  # the peer prints
