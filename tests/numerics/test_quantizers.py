@@ -30,8 +30,10 @@ def scalar(value: float) -> Tensor:
 class TestGrids:
     def test_an_affine_grid_by_hand(self) -> None:
         scale, zero = affine_grid(scalar(-1.0), scalar(3.0), 0, 255)
-        assert zero == 64  # 1 / (4 / 255) = 63.75
+        assert zero == 64  # 1 / (4 / 255) = 63.75; with 63 the codes below would need 1 / 63
         assert scale == pytest.approx(3 / 191, rel=1e-6)  # the 191 codes above reach 3; 4 / 255 would stop at 2.996
+        scale, zero = affine_grid(scalar(-6.0), scalar(1.0), 0, 255)
+        assert (scale, zero) == (pytest.approx(6 / 218, rel=1e-6), 218)  # not 218.57 rounded: 1 / 36 is a larger step
 
     def test_a_range_on_one_side_is_widened_to_zero(self) -> None:
         scale, zero = affine_grid(scalar(2.0), scalar(5.1), 0, 255)

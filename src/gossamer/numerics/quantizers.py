@@ -33,9 +33,9 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None
 def affine_grid(lowest: Tensor, highest: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
     """Scale and zero point of the grid that covers [lowest, highest] and holds 0 exactly.
 
-    Rounding the zero point moves the grid by up to half a step; the scale then grows until both ends are covered again.
-    Else images of 256 levels in [-1, 1] would lie half way between two codes, all of them. An end less than half a step
-    from 0 is not covered.
+    A rounded zero point moves the grid; the scale then grows until both ends are covered again, in the direction where
+    it grows least. Else images of 256 levels in [-1, 1] would lie half way between two codes, all of them. An end less
+    than half a step from 0 is not covered.
 
     Args:
         lowest: smallest real values, any shape.
@@ -48,10 +48,19 @@ def affine_grid(lowest: Tensor, highest: Tensor, low: int, high: int) -> tuple[T
     """
     lowest, highest = lowest.clamp(max=0.0), highest.clamp(min=0.0)
     scale = ((highest - lowest) / (high - low)).clamp(min=MIN_SCALE)
-    zero_point = torch.clamp(torch.round(low - lowest / scale), low, high)
-    for end, codes in ((-lowest, zero_point - low), (highest, high - zero_point)):
-        scale = torch.where(codes > 0, torch.maximum(scale, end / codes.clamp(min=1)), scale)
-    return scale, zero_point
+    exact = low - lowest / scale
+
+    def grown(zero_point: Tensor) -> Tensor:
+        """The scale at which both ends are covered."""
+        below, above = (
+            torch.where((codes < 1) & (end <= scale / 2), 0.0, end / codes.clamp(min=0))
+            for end, codes in ((-lowest, zero_point - low), (highest, high - zero_point))
+        )
+        return torch.maximum(scale, torch.maximum(below, above))
+
+    down, up = (rounded.clamp(low, high) for rounded in (exact.floor(), exact.ceil()))
+    is_up = grown(up) < grown(down)
+    return torch.where(is_up, grown(up), grown(down)), torch.where(is_up, up, down)
 
 
 def symmetric_grid(largest: Tensor, high: int) -> tuple[Tensor, Tensor]:
