@@ -88,8 +88,9 @@ def test_all_planted_faults_are_caught_and_nine_of_ten_named(first: int, runtime
     assert [result for result in results if not result.caught] == []
     assert np.mean([result.named for result in results]) >= 0.9
     assert max(result.compilations for result in results) <= 40
-    # Only ONNX Runtime ignores the scale of a bias; codes seldom tie where nothing is quantized before the addition.
-    not_there = {32, 34} if runtime.runtime == "openvino" else set()
+    # Only ONNX Runtime ignores the scale of a bias; codes seldom tie where nothing is quantized before the addition;
+    # two products of signed codes, 127 * 127 each, never saturate in 16 bits.
+    not_there = {32, 34, 36} if runtime.runtime == "openvino" else set()
     assert set(numbers) - {result.number for result in results} <= not_there
 
 
