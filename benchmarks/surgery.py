@@ -32,18 +32,18 @@ import torch
 from record import conditions
 from rich.console import Console
 from rich.table import Table
-from torch import fx
 from zoo import ZOO
 
 from gossamer.analysis.counts import count
 from gossamer.analysis.coupling import Coupling
+from gossamer.analysis.overview import weights_of
 from gossamer.analysis.proof import Proof, proven
 from gossamer.core.errors import GossamerError, UserError
+from gossamer.core.files import write_atomic
 from gossamer.core.names import require_known
 from gossamer.core.target import Target
 from gossamer.frontends.torch_module import capture
 from gossamer.program import Interpreter, Program
-from gossamer.program.dialect import CLASSES, aten
 from gossamer.runtimes import lower_for, open_executable, resolve_target
 from gossamer.verification.policies import FP32
 
@@ -54,11 +54,6 @@ COVERED = 0.95
 SEED = 0
 TINY = ("own-resnet20", "own-shufflenet", "own-packed-vit", "own-lstm", "bert", "llama-gqa")
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "torch", "transformers")
-_CLASSES = ("conv", "conv_transpose", "linear", "matmul", "embedding")
-_WEIGHTED = {
-    *(target for target, name in CLASSES.items() if name in _CLASSES),
-    aten.einsum.default, aten.lstm.input, aten.gru.input,
-}  # fmt: skip
 
 
 def examine(name: str, target: Target) -> dict[str, Any]:
@@ -137,28 +132,6 @@ def coverage(coupling: Coupling) -> dict[str, Any]:
         "unknown": list(coupling.unknown),
         "frozen": [[reason, entries] for reason, entries in reasons.most_common()],
     }
-
-
-def weights_of(program: Program) -> list[str]:
-    """Trained tensors of two axes or more that a weighted or recurrent node reads, directly or through constants only.
-
-    Tied weights are named once.
-    """
-    stored: dict[fx.Node, set[str]] = {}
-    found: dict[int, str] = {}
-    for node in program.graph.nodes:
-        if node.op == "get_attr":
-            stored[node] = {str(node.target)}
-        elif node.op == "call_function":
-            inputs = node.all_input_nodes
-            if inputs and all(used in stored for used in inputs):
-                stored[node] = set().union(*(stored[used] for used in inputs))
-            elif node.target in _WEIGHTED:
-                for name in sorted(set().union(*(stored.get(used, set()) for used in inputs))):
-                    tensor = program.tensors[name]
-                    if program.roles[name] == "parameter" and tensor.dim() > 1:
-                        found.setdefault(id(tensor), name)
-    return list(found.values())
 
 
 def evidence(proof: Proof) -> dict[str, Any]:
@@ -298,7 +271,7 @@ def main() -> int:
         into[row["model"]] = row
         report = {"conditions": state, "limits": {"free": FREE, "macs_kept": MACS}}
         report |= {"summary": summary_of(_ordered(rows), peers), "results": _ordered(rows), "peer": _ordered(peers)}
-        options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_atomic(options.out, (json.dumps(report, indent=1) + "\n").encode())
 
     state = conditions(LIBRARIES, threads=1, seed=SEED, tiny=options.tiny, peer=f"torch-pruning {peer.VERSION}")
     options.out.parent.mkdir(parents=True, exist_ok=True)

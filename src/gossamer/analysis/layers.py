@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +131,14 @@ def norm_behind(node: fx.Node) -> fx.Node | None:
     if node.target is aten.linear.default and len(node.meta["value"].shape) != 2:
         return None  # the norm's channels are not the layer's
     return norm if bound_arguments(norm)["running_mean"] is not None else None
+
+
+def norm_factor(norm: fx.Node, tensors: Mapping[str, Tensor]) -> Tensor:
+    """What a batch norm with statistics multiplies with, gamma / sqrt(variance + eps): (channels,) float64."""
+    arguments = bound_arguments(norm)
+    factor = torch.rsqrt(tensors[str(arguments["running_var"].target)].detach().double() + arguments["eps"])
+    weight = arguments["weight"]
+    return factor if weight is None else factor * tensors[str(weight.target)].detach()
 
 
 def _spread(values: Any, rank: int) -> tuple[int, ...]:

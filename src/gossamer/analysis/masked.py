@@ -15,7 +15,8 @@ from torch import Tensor, fx
 
 from gossamer.analysis.axes import Axis, Fixed, Keep
 from gossamer.analysis.trace import AxesOf, Contraction, Trace
-from gossamer.program.dialect import aten
+from gossamer.numerics.quantizers import broadcast_along
+from gossamer.program.dialect import aten, bind
 from gossamer.program.sizes import size_value
 
 Compute = Callable[..., Tensor]
@@ -48,49 +49,30 @@ def masked_operations(trace: Trace, keep: Keep, sizes: Mapping[str, int]) -> dic
 
 
 def _mask(trace: Trace, keep: Keep, sizes: Mapping[str, int], axis: Axis) -> Tensor:
-    def size_of(fixed: Fixed) -> int:
-        return size_value(fixed.text, sizes) if fixed.text else fixed.size
-
+    size_of = functools.partial(size_at, sizes)
     whole = len(trace.axes.kept(axis, {}, size_of))
     mask = torch.zeros(whole, dtype=torch.bool)
     mask[torch.from_numpy(trace.axes.kept(axis, keep, size_of))] = True
     return mask
 
 
-def _along(mask: Tensor, x: Tensor, dim: int) -> Tensor:
-    return mask.reshape([-1 if place == dim % x.dim() else 1 for place in range(x.dim())])
+def size_at(sizes: Mapping[str, int], fixed: Fixed) -> int:
+    """The size of a fixed axis where named dims have these values."""
+    return size_value(fixed.text, sizes) if fixed.text else fixed.size
 
 
 def _zeroed(x: Tensor, mask: Tensor, dim: int) -> Tensor:
-    return torch.where(_along(mask, x, dim), x, torch.zeros((), dtype=x.dtype))
-
-
-def _given(node: fx.Node, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments of a run by schema name, defaults filled in."""
-    assert isinstance(node.target, torch._ops.OpOverload)
-    given: dict[str, Any] = {}
-    for place, argument in enumerate(node.target._schema.arguments):
-        default = argument.default_value if argument.has_default_value() else None
-        given[argument.name] = args[place] if place < len(args) else kwargs.get(argument.name, default)
-    return given
+    return torch.where(broadcast_along(mask, x, dim), x, torch.zeros((), dtype=x.dtype))
 
 
 def _with_masks(node: fx.Node, masks: list[tuple[Contraction, Tensor]]) -> Compute:
     target = node.target
-    assert isinstance(target, torch._ops.OpOverload)
-    names = [argument.name for argument in target._schema.arguments]
 
     def compute(*args: Any, **kwargs: Any) -> Tensor:
-        given = dict(zip(names, args, strict=False)) | kwargs
+        given = bind(target, args, kwargs)
         for one, mask in masks:
-            if one.item is None:
-                given[one.argument] = _zeroed(given[one.argument], mask, one.dim)
-            else:
-                items = list(given[one.argument])
-                items[one.item] = _zeroed(items[one.item], mask, one.dim)
-                given[one.argument] = items
-        positional = [given.pop(name) for name in names[: len(args)]]
-        return target(*positional, **given)
+            one.put(given, _zeroed(one.operand(given), mask, one.dim))
+        return target(**given)  # pyright: ignore[reportCallIssue]
 
     return compute
 
@@ -105,12 +87,12 @@ def _masked_last_axes(node: fx.Node, axes: AxesOf, masks: Masks) -> Compute:
     centred = node.target is aten.layer_norm.default
 
     def compute(*args: Any, **kwargs: Any) -> Tensor:
-        given = _given(node, args, kwargs)
+        given = bind(node.target, args, kwargs)
         x, count = given["input"], len(given["normalized_shape"])
         dims = list(range(-count, 0))
         keep = torch.ones(x.shape[-count:], dtype=torch.bool)
         for dim in dims:
-            keep = keep & _along(masks(axes[dim]), keep, dim)
+            keep = keep & broadcast_along(masks(axes[dim]), keep, dim)
         x = torch.where(keep, x, torch.zeros((), dtype=x.dtype))
         mean = x.sum(dims, keepdim=True) / keep.sum() if centred else torch.zeros((), dtype=x.dtype)
         variance = ((x - mean) ** 2 * keep).sum(dims, keepdim=True) / keep.sum()
@@ -122,16 +104,18 @@ def _masked_last_axes(node: fx.Node, axes: AxesOf, masks: Masks) -> Compute:
 
 def _masked_group_norm(node: fx.Node, axes: AxesOf, masks: Masks) -> Compute:
     def compute(*args: Any, **kwargs: Any) -> Tensor:
-        given = _given(node, args, kwargs)
+        given = bind(node.target, args, kwargs)
         x, shape = given["input"], (given["input"].shape[0], given["num_groups"], -1)
-        keep = _along(masks(axes[1]), x, 1).expand_as(x)
+        keep = broadcast_along(masks(axes[1]), x, 1).expand_as(x)
         grouped = torch.where(keep, x, torch.zeros((), dtype=x.dtype)).reshape(shape)
         kept = keep.reshape(shape)
         count = kept.sum(-1, keepdim=True).clamp(min=1)  # a group that goes as a whole has nothing to divide by
         mean = grouped.sum(-1, keepdim=True) / count
         variance = ((grouped - mean) ** 2 * kept).sum(-1, keepdim=True) / count
         result = ((grouped - mean) * torch.rsqrt(variance + given["eps"])).reshape(x.shape)
-        weight, bias = (None if given[name] is None else _along(given[name], x, 1) for name in ("weight", "bias"))
+        weight, bias = (
+            None if given[name] is None else broadcast_along(given[name], x, 1) for name in ("weight", "bias")
+        )
         return _scaled(result, weight, bias)
 
     return compute

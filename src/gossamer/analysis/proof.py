@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,12 +19,12 @@ from torch import Tensor, fx
 
 from gossamer.analysis.axes import Axes, Axis, Dim, Fixed, Product, describe
 from gossamer.analysis.coupling import Coupling, Group, couple
-from gossamer.analysis.masked import masked_operations
-from gossamer.analysis.trials import random_inputs, random_program, steps, trial_sizes
+from gossamer.analysis.masked import masked_operations, size_at
+from gossamer.analysis.trials import random_inputs, random_program, trial_sizes
 from gossamer.core.digest import digest_bytes
 from gossamer.program import dialect
+from gossamer.program.interpreter import steps
 from gossamer.program.program import Program, outputs_of
-from gossamer.program.sizes import size_value
 
 BOUND = 1e-10
 """Largest difference of any output in float64, by the output's largest value."""
@@ -255,12 +256,9 @@ class _Comparison:
     def _gathered(self, node: fx.Node, value: Tensor) -> Tensor:
         for dim, axis in enumerate(self.coupling.trace.axes_of(node)):
             if self.coupling.trace.axes.touched(axis, self.keep):
-                kept = self.coupling.trace.axes.kept(axis, self.keep, self._size_of)
+                kept = self.coupling.trace.axes.kept(axis, self.keep, partial(size_at, self.sizes))
                 value = value.index_select(dim, torch.from_numpy(kept))
         return value
-
-    def _size_of(self, fixed: Fixed) -> int:
-        return size_value(fixed.text, self.sizes) if fixed.text else fixed.size
 
 
 def _random_cut(size: int, choice: random.Random) -> list[int]:

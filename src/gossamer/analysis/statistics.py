@@ -15,6 +15,7 @@ from gossamer.analysis.coupling import Coupling
 from gossamer.analysis.trace import Contraction
 from gossamer.core.errors import DataError
 from gossamer.program.dialect import bound_arguments
+from gossamer.program.interpreter import Observe, execute
 from gossamer.program.program import Program, outputs_of
 
 BATCH = 32
@@ -45,6 +46,12 @@ def batches(program: Program, inputs: Mapping[str, np.ndarray], size: int = BATC
         if min(size, count - start) < low:
             batch = {name: np.resize(array, (low, *array.shape[1:])) for name, array in batch.items()}
         yield {name: torch.from_numpy(array) for name, array in program.signature.check(batch).items()}
+
+
+def run_batches(program: Program, inputs: Mapping[str, np.ndarray], see: Observe) -> None:
+    """Run a program over samples in batches that it takes; ``see`` is shown every tensor."""
+    for batch in batches(program, inputs):
+        execute(program, batch, see)
 
 
 def evenly(inputs: Mapping[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
@@ -179,21 +186,15 @@ def _tapped(
             elif node.op == "call_function" and node in wanted:
                 given = dict(map_arg(bound_arguments(node), values.__getitem__))
                 for number in wanted[node]:
-                    place = places[number]
-                    operand = given[place.argument]
-                    value = operand if place.item is None else operand[place.item]
+                    value = places[number].operand(given)
                     own = value.clone() if value.requires_grad else value.clone().requires_grad_()
                     tapped[number] = own
-                    given[place.argument] = own if place.item is None else _with_item(operand, place.item, own)
+                    places[number].put(given, own)
                 values[node] = node.target(**given)
             elif node.op == "call_function":
                 args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
                 values[node] = node.target(*args, **kwargs)
     return [values[node] for node in outputs_of(program.graph)], [tapped[number] for number in range(len(places))]
-
-
-def _with_item(items: Sequence[Any], place: int, item: Any) -> list[Any]:
-    return [item if at == place else one for at, one in enumerate(items)]
 
 
 def _by_sample(products: Tensor, count: int, *, stored: bool) -> Tensor:

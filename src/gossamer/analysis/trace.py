@@ -46,6 +46,19 @@ class Contraction:
     dim: int
     axis: Axis
 
+    def operand(self, given: Mapping[str, Any]) -> Any:
+        """The operand, of arguments by schema name."""
+        operand = given[self.argument]
+        return operand if self.item is None else operand[self.item]
+
+    def put(self, given: dict[str, Any], operand: Any) -> None:
+        """Put another operand in its place."""
+        if self.item is not None:
+            items = list(given[self.argument])
+            items[self.item] = operand
+            operand = items
+        given[self.argument] = operand
+
 
 class Call:
     """A node with its arguments by schema name, as the rules see it."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.node import map_arg
 
 from gossamer.core.specs import Signature, TensorSpec
 from gossamer.program import dialect
 from gossamer.program.dialect import aten
 from gossamer.program.edit import Edit
-from gossamer.program.interpreter import Instead
 from gossamer.program.program import Program
 from gossamer.program.sizes import size_value
 from gossamer.program.values import DTYPE_NAMES, TORCH_DTYPES, TensorValue
@@ -132,28 +130,3 @@ def _rows_reached(node: fx.Node) -> int:
             elif user.target is aten.embedding.default and dialect.bound_arguments(user)["indices"] is one:
                 found.append(dialect.bound_arguments(user)["weight"].meta["value"].shape[0])
     return min(found, default=0)
-
-
-@torch.no_grad()
-def steps(
-    program: Program, inputs: Mapping[str, Tensor], instead: Instead | None = None
-) -> Iterator[tuple[fx.Node, Any]]:
-    """Run a program node by node; values die after their last use. As ``execute``, for whoever follows two programs."""
-    left = {node: len(node.users) for node in program.graph.nodes}
-    values: dict[fx.Node, Any] = {}
-    for node in program.graph.nodes:
-        if node.op == "output":
-            return
-        if node.op == "placeholder":
-            values[node] = inputs[node.target]
-        elif node.op == "get_attr":
-            values[node] = program.tensors[node.target]
-        else:
-            args, kwargs = map_arg((node.args, node.kwargs), values.__getitem__)
-            compute = instead.get(node, node.target) if instead else node.target
-            values[node] = compute(*args, **kwargs)
-        yield node, values[node]
-        for used in node.all_input_nodes:
-            left[used] -= 1
-            if not left[used]:
-                del values[used]

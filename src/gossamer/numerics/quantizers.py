@@ -59,8 +59,9 @@ def affine_grid(lowest: Tensor, highest: Tensor, low: int, high: int) -> tuple[T
         return torch.maximum(scale, torch.maximum(below, above))
 
     down, up = (rounded.clamp(low, high) for rounded in (exact.floor(), exact.ceil()))
-    is_up = grown(up) < grown(down)
-    return torch.where(is_up, grown(up), grown(down)), torch.where(is_up, up, down)
+    scale_down, scale_up = grown(down), grown(up)
+    is_up = scale_up < scale_down
+    return torch.where(is_up, scale_up, scale_down), torch.where(is_up, up, down)
 
 
 def symmetric_grid(largest: Tensor, high: int) -> tuple[Tensor, Tensor]:

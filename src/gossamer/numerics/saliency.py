@@ -200,7 +200,12 @@ def fisher(
     """
     samples = len(activation)
     gates = _unit_sums((activation.double() * gradient.double()).movedim(axis, 1), index, size)
-    return (gates * (samples if mean_loss else 1)).square().sum(0) / (2 * samples)
+    return fisher_gate(gates * (samples if mean_loss else 1))
+
+
+def fisher_gate(gates: Tensor) -> Tensor:
+    """Half the mean of the squared gate gradients of samples, from (samples, units) of a loss summed over samples."""
+    return gates.double().square().mean(0) / 2
 
 
 # Scores from activations

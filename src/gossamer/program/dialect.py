@@ -7,7 +7,7 @@ to the operations below, so that each later stage handles one spelling. ``check`
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -113,14 +113,19 @@ def op_name(target: Any) -> str:
 
 def bound_arguments(node: fx.Node) -> dict[str, Any]:
     """All arguments of a call by their schema names, defaults filled in."""
-    if not isinstance(node.target, torch._ops.OpOverload):
-        return {str(index): argument for index, argument in enumerate(node.args)}
+    return bind(node.target, node.args, node.kwargs)
+
+
+def bind(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of an operation by their schema names, defaults filled in."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return {str(index): argument for index, argument in enumerate(args)}
     bound: dict[str, Any] = {}
-    for index, argument in enumerate(node.target._schema.arguments):
-        if index < len(node.args) and not argument.kwarg_only:
-            bound[argument.name] = node.args[index]
-        elif argument.name in node.kwargs:
-            bound[argument.name] = node.kwargs[argument.name]
+    for index, argument in enumerate(target._schema.arguments):
+        if index < len(args) and not argument.kwarg_only:
+            bound[argument.name] = args[index]
+        elif argument.name in kwargs:
+            bound[argument.name] = kwargs[argument.name]
         else:
             bound[argument.name] = argument.default_value if argument.has_default_value() else None
     return bound

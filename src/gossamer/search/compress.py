@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from gossamer.search.audit import audit
-from gossamer.search.baseline import build_baseline
 from gossamer.search.evaluation import layer_microseconds, outputs_on, quick_times
 from gossamer.search.front import Front, Member, fastest_first
-from gossamer.search.judging import Judge, Original
+from gossamer.search.judging import Judge, Original, build_original
 from gossamer.search.mixed import faster_mixes, fewest_in_float
 from gossamer.search.precision import SHORT_NAMES, Int8Plan, choose_int8, float_targets
 from gossamer.search.sensitivity import LayerSensitivity, scan
@@ -142,8 +141,7 @@ def _raised(task: Task, judge: Judge, pool: _Pool, notes: list[str]) -> list[Can
 
 
 def _prepare(task: Task) -> tuple[Original, list[str]]:
-    baseline, parity = build_baseline(task)
-    original = Original(baseline, parity, outputs_on(baseline, task.choose), outputs_on(baseline, task.prove))
+    original = build_original(task)
     for samples, outputs in ((task.choose, original.on_choose), (task.prove, original.on_prove)):
         task.metric.value(outputs, labels_for(task, samples, outputs))  # wrong labels show now, not after the work
     notes = [

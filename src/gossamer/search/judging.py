@@ -11,6 +11,7 @@ from gossamer.core.budget import Clause
 from gossamer.core.measurement import Measurement
 from gossamer.datasets.samples import Samples
 from gossamer.metrics.comparison import Comparison
+from gossamer.search.baseline import build_baseline
 from gossamer.search.claims import (
     METRIC_KINDS,
     ClauseResult,
@@ -48,6 +49,14 @@ class Original:
     parity: Parity
     on_choose: Mapping[str, np.ndarray]
     on_prove: Mapping[str, np.ndarray]
+
+
+def build_original(task: Task) -> Original:
+    """Lower and verify the original, and run it on the choosing and on the proving samples."""
+    baseline, parity = build_baseline(task)
+    on_choose = outputs_on(baseline, task.choose)
+    on_prove = on_choose if task.prove is task.choose else outputs_on(baseline, task.prove)
+    return Original(baseline, parity, on_choose, on_prove)
 
 
 class Judge:

@@ -15,11 +15,10 @@ from gossamer.datasets.samples import Samples, split_by_digest
 from gossamer.datasets.sources import read_samples
 from gossamer.metrics import resolve_metric
 from gossamer.program.program import Program
-from gossamer.search.baseline import build_baseline
 from gossamer.search.claims import METRIC_KINDS
 from gossamer.search.evaluation import layer_microseconds, outputs_on
 from gossamer.search.front import Front, Member, Status
-from gossamer.search.judging import Judge, Original
+from gossamer.search.judging import Judge, build_original
 from gossamer.search.setup import (
     CHOOSE_SHARE,
     calibration_of,
@@ -95,8 +94,7 @@ def try_recipe(program: Program, trial: Trial, progress: Progress, folder: Path)
     if trial.fine_tune:
         samples.require_labels("fine-tuning")  # before any work
     task = _task(program, recipe, samples, trial, progress, folder)
-    baseline, parity = build_baseline(task)
-    original = Original(baseline, parity, outputs_on(baseline, task.choose), outputs_on(baseline, task.prove))
+    original = build_original(task)
     changed, steps = _applied(task, recipe, samples, trial.fine_tune)
     name = ", ".join(dict.fromkeys(step.name for step in recipe.steps))
     candidate = lower_candidate(task, name + (", fine-tuned" if trial.fine_tune else ""), changed, recipe.steps)
@@ -106,7 +104,7 @@ def try_recipe(program: Program, trial: Trial, progress: Progress, folder: Path)
     if trial.eval_data is None:
         members = _without_metric(members[0]), _without_metric(member)
     if any(step.family == "resize" for step in recipe.steps):
-        members[1].evidence["surgery"] = _surgery(task, baseline, candidate, steps)
+        members[1].evidence["surgery"] = _surgery(task, original.candidate, candidate, steps)
     return _front(task, *members, notes)
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import fx
 
-from gossamer.analysis.axes import Axis
 from gossamer.analysis.trace import AxesOf, Call, Rule, Trace
 from gossamer.program.dialect import aten
 
@@ -42,30 +41,26 @@ def _index_select(t: Trace, call: Call) -> AxesOf:
 
 def _gather(t: Trace, call: Call) -> AxesOf:
     """Along the other axes an index picks from its own position."""
-    axes, index = call.axes("self"), call.axes("index")
+    _beside(t, call, "index")
+    return tuple(t.axes.resolve(own) for own in call.axes("index"))
+
+
+def _scatter(t: Trace, call: Call) -> AxesOf:
+    for name in ("index", "src"):
+        _beside(t, call, name)
+    return tuple(t.axes.resolve(axis) for axis in call.axes("self"))
+
+
+def _beside(t: Trace, call: Call, name: str) -> None:
+    """An operand that lies beside the one picked from: along ``dim`` places are values, along the others positions."""
+    axes = call.axes("self")
     dim = call["dim"] % max(len(axes), 1)
-    result: list[Axis] = []
-    for place, (axis, own) in enumerate(zip(axes, index, strict=True)):
+    for place, (axis, own) in enumerate(zip(axes, call.axes(name), strict=True)):
         if place == dim:
             t.freeze(axis, "indices are values")
             t.freeze(own, "indices are values")
         else:
             t.unify(axis, own)
-        result.append(t.axes.resolve(own))
-    return tuple(result)
-
-
-def _scatter(t: Trace, call: Call) -> AxesOf:
-    axes = call.axes("self")
-    dim = call["dim"] % max(len(axes), 1)
-    for name in ("index", "src"):
-        for place, (axis, own) in enumerate(zip(axes, call.axes(name), strict=True)):
-            if place == dim:
-                t.freeze(axis, "indices are values")
-                t.freeze(own, "indices are values")
-            else:
-                t.unify(axis, own)
-    return tuple(t.axes.resolve(axis) for axis in axes)
 
 
 RULES: Mapping[Any, Rule] = {

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from gossamer.analysis.layers import Layer, is_own, layer_of, norm_behind
+from gossamer.analysis.layers import Layer, is_own, layer_of, norm_behind, norm_factor
 from gossamer.analysis.statistics import Walk, batches, evenly
 from gossamer.numerics import least_squares
 from gossamer.numerics.least_squares import Moments
@@ -239,7 +239,7 @@ class _Repair:
         targets = [self._left_of(before, value, layer) for value in self._original.values(before)]
         tip, factor = layer.node, None
         if norm := norm_behind(layer.node):
-            tip, factor = norm, self._norm_factor(norm)
+            tip, factor = norm, norm_factor(norm, self._cut.tensors)
         lost = self._lost_beside(tip, layer)
         if lost is None:
             return targets
@@ -300,12 +300,6 @@ class _Repair:
         self._cut.replace(node, [value + broadcast_along(bias, value, axis) for value in self._cut.values(node)])
 
     # Norms
-
-    def _norm_factor(self, norm: fx.Node) -> Tensor:
-        arguments = bound_arguments(norm)
-        variance = self._cut.tensors[str(arguments["running_var"].target)].double()
-        factor = torch.rsqrt(variance + arguments["eps"])
-        return factor if arguments["weight"] is None else factor * self._cut.tensors[str(arguments["weight"].target)]
 
     def _reestimate(self, norm: fx.Node) -> None:
         arguments = bound_arguments(norm)

@@ -11,15 +11,14 @@ from torch import Tensor, fx
 
 from gossamer.analysis.axes import is_symbolic
 from gossamer.analysis.coupling import Coupling, Group, Member
-from gossamer.analysis.layers import layer_of, norm_behind
-from gossamer.analysis.statistics import Loss, Walk, batches, evenly, gate_gradients
+from gossamer.analysis.layers import layer_of, norm_behind, norm_factor
+from gossamer.analysis.statistics import Loss, Walk, batches, evenly, gate_gradients, run_batches
 from gossamer.core.errors import UnsupportedOp
 from gossamer.core.names import require_known
 from gossamer.numerics import least_squares, saliency
 from gossamer.numerics.least_squares import Consumer, Moments
 from gossamer.numerics.spectra import spectral_energy
 from gossamer.program.dialect import aten, bound_arguments
-from gossamer.program.interpreter import execute
 from gossamer.program.program import Program
 
 SCORES = ("random", "l1", "l2", "bn_scale", "taylor", "fisher", "hrank", "spectral", "removal_cost")
@@ -71,7 +70,8 @@ def score_groups(
         return _combined(groups, lambda group: of_member(coupling.program, group))
     if score in ("taylor", "fisher"):
         gates = gate_gradients(coupling, names, evenly(inputs, SAMPLES), _loss(loss, seed))
-        return {name: _taylor(each) if score == "taylor" else each.square().mean(0) / 2 for name, each in gates.items()}
+        of_gates = _taylor if score == "taylor" else saliency.fisher_gate
+        return {name: of_gates(each) for name, each in gates.items()}
     readers = _readers(coupling, groups)
     if score == "removal_cost":
         return _removal_costs(coupling, groups, readers, evenly(inputs, SAMPLES))
@@ -107,11 +107,7 @@ def _scale_behind(program: Program, node: fx.Node, member: Member) -> Tensor | N
     norm = norm_behind(node)
     if norm is None:
         return None
-    arguments = bound_arguments(norm)
-    variance = program.tensors[str(arguments["running_var"].target)].detach().double()
-    scale = torch.rsqrt(variance + arguments["eps"])
-    if arguments["weight"] is not None:
-        scale = scale * program.tensors[str(arguments["weight"].target)].detach()
+    scale = norm_factor(norm, program.tensors)
     return scale if len(scale) == len(member.index) else None
 
 
@@ -220,8 +216,7 @@ def _map_scores(
         if node in sources and value.dim() == 4:
             totals[node] = totals.get(node, torch.zeros(())) + len(value) * of_maps(value)
 
-    for batch in batches(coupling.program, inputs):
-        execute(coupling.program, batch, see)
+    run_batches(coupling.program, inputs, see)
     members: dict[str, list[Tensor]] = {}
     for node, held in readers.items():
         source = bound_arguments(node)["input"]

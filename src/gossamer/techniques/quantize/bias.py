@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, fx
 from torch.fx.node import map_arg
 
+from gossamer.analysis.statistics import batches, run_batches
 from gossamer.numerics.quantizers import fake_quantize
 from gossamer.program import dialect
 from gossamer.program.edit import Edit
 from gossamer.program.program import Program
 from gossamer.program.values import tensor_value
-from gossamer.techniques.quantize.calibration import input_batches, run_batches
 from gossamer.techniques.quantize.pairs import constant_value
 from gossamer.techniques.quantize.placement import is_constant
 
@@ -50,7 +50,7 @@ def correct_biases(
     """
     kept = _samples_that_fit(program, inputs, memory)
     wanted = channel_means(exact, layers, kept)
-    advance = _Advance(program, list(input_batches(program, kept)))
+    advance = _Advance(program, list(batches(program, kept)))
     edit = Edit(program)
     for node in program.call_nodes:
         advance.step(node)
@@ -79,7 +79,7 @@ def channel_means(program: Program, layers: Collection[str], inputs: Mapping[str
 
 
 def _samples_that_fit(program: Program, inputs: Mapping[str, np.ndarray], memory: int) -> dict[str, np.ndarray]:
-    first = next(input_batches(program, inputs))
+    first = next(batches(program, inputs))
     trial = _Advance(program, [first])
     for node in program.call_nodes:
         trial.step(node)

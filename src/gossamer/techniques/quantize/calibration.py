@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
+from gossamer.analysis.statistics import run_batches
 from gossamer.core.errors import DataError
 from gossamer.numerics.quantizers import histogram_divergence, histogram_error
-from gossamer.program.interpreter import execute
 from gossamer.program.program import Program
 
 OBSERVERS = ("minmax", "percentile", "mse", "entropy")
 
 _BINS = 2048
-_BATCH = 32
 _LEVELS = 256
 _MSE_STEPS = 40
 _MSE_SMALLEST = 0.3
@@ -147,31 +146,3 @@ def require_finite(program: Program, node: fx.Node, *values: float) -> None:
             expected="finite values on all calibration data",
             try_="check the preprocessing of the data",
         )
-
-
-def run_batches(program: Program, inputs: Mapping[str, np.ndarray], see: Callable[[fx.Node, Tensor], None]) -> None:
-    """Run a program over samples in batches that it takes; ``see`` is shown every value."""
-    for batch in input_batches(program, inputs):
-        execute(program, batch, see)
-
-
-def input_batches(program: Program, inputs: Mapping[str, np.ndarray]) -> Iterator[dict[str, Tensor]]:
-    """Samples in batches that a program takes; where it takes no smaller one, the samples of the last are repeated."""
-    count = len(next(iter(inputs.values())))
-    low, high = _batch_range(program)
-    size = min(_BATCH, high) if low <= _BATCH else low
-    for start in range(0, count, size):
-        batch = {name: array[start : start + size] for name, array in inputs.items()}
-        if min(size, count - start) < low:
-            batch = {name: np.resize(array, (low, *array.shape[1:])) for name, array in batch.items()}
-        checked = program.signature.check(batch)
-        yield {name: torch.from_numpy(array) for name, array in checked.items()}
-
-
-def _batch_range(program: Program) -> tuple[int, int]:
-    """Smallest and largest batch that the program takes."""
-    first = program.signature.inputs[0].shape[0]
-    if isinstance(first, int):
-        return first, first
-    low, high = program.signature.dims.get(first, (1, None))
-    return max(low, 1), _BATCH if high is None else high

@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from gossamer.analysis.statistics import batches, run_batches
 from gossamer.core.errors import DataError, OptionError, UnsupportedOp
 from gossamer.core.target import QuantizerPlacement, Target
 from gossamer.numerics.quantizers import best_symmetric_scale, broadcast_along, fake_quantize
 from gossamer.program.fold import fold_batch_norms
 from gossamer.program.program import Program
 from gossamer.techniques.base import Technique
-from gossamer.techniques.quantize.calibration import Histogram, input_batches, require_finite, run_batches
+from gossamer.techniques.quantize.calibration import Histogram, require_finite
 from gossamer.techniques.quantize.pairs import activation_grid
 from gossamer.techniques.quantize.placement import rules_of
 from gossamer.techniques.quantize.scaling import (
@@ -125,7 +126,7 @@ def _observe(
     layers = {source_of(reader.layer): reader.layer for group in groups for reader in group.readers}
     ranges: dict[fx.Node, Tensor] = {}
     pieces: dict[fx.Node, list[Tensor]] = {value: [] for value in layers}
-    share = max(1, _TRIAL_SAMPLES // sum(1 for _ in input_batches(program, inputs)))
+    share = max(1, _TRIAL_SAMPLES // sum(1 for _ in batches(program, inputs)))
     space = _TRIAL_MEMORY // len(layers)
 
     def see(node: fx.Node, value: Tensor) -> None:
