@@ -63,7 +63,7 @@ def outlier() -> tuple[Program, np.ndarray]:
 @pytest.fixture
 def no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """No step on the float model first: one of them repairs the network with the outlier."""
-    monkeypatch.setattr("gossamer.search.precision.FLOAT_STEPS", ())
+    monkeypatch.setattr("gossamer.search.precision.FLOAT_STEPS", {})
 
 
 def compress(program: Any, labels: Any, **settings: Any) -> Front:

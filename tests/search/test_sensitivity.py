@@ -13,7 +13,7 @@ from gossamer.search.sensitivity import LayerSensitivity
 
 
 class OneBad(nn.Module):
-    """One input is thousands of times larger than the rest, and its weights make up for it: nothing before it could."""
+    """One input is thousands of times larger than the rest, and its weights make up for it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,8 @@ def inputs(count: int = 200) -> np.ndarray:
 
 
 @pytest.mark.parametrize("target", ["onnxruntime:cpu", "openvino:cpu"])
-def test_the_layer_that_does_the_harm_stands_first(target: str):
+def test_the_layer_that_does_the_harm_stands_first(target: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("gossamer.search.precision.FLOAT_STEPS", {})  # smoothing would mend it
     torch.manual_seed(0)
     program = flow.capture(OneBad().eval(), torch.randn(2, 8))
     found = flow.scan(program, inputs(), target=target)

@@ -273,6 +273,22 @@ def test_what_would_change_results_is_refused_with_the_reason(technique: Techniq
         technique.apply(program, inputs_of(program, x), target)
 
 
+@pytest.mark.parametrize("name", ["gelu", "residual", "another reader", "another axis"])
+def test_a_product_does_where_no_parameters_can(name: str, target: Target):
+    program, x = case(name)
+    smoothed = Smooth(alpha=0.5, insert=True).apply(program, inputs_of(program, x), target)
+    np.testing.assert_allclose(smoothed(x), program(x), rtol=1e-11, atol=1e-11)
+    products = [tensor for key, tensor in smoothed.tensors.items() if key.endswith(".smoothing")]
+    assert products
+    assert all(tensor.std() > 0 for tensor in products)
+
+
+def test_a_shared_weight_is_not_scaled_for_one_of_its_readers(target: Target):
+    program, x = case("tied weights")
+    with pytest.raises(UnsupportedOp, match="it shares its weight"):
+        Smooth(alpha=0.5, insert=True).apply(program, inputs_of(program, x), target)
+
+
 def test_many_reasons_are_counted(target: Target):
     net = nn.Sequential(*[layer for _ in range(8) for layer in (nn.Linear(6, 6), nn.Tanh())])
     program, x = captured(net, ROWS)
@@ -354,7 +370,7 @@ def planted(outlier: float) -> tuple[Program, np.ndarray]:
 
 
 def int8_error(program: Program, exact: np.ndarray, data: np.ndarray, target: Target) -> float:
-    got = Int8(observer="minmax").apply(program, {"input": data[:128]}, target)(data[128:])
+    got = Int8(observer="minmax").apply(program, inputs_of(program, data[:128]), target)(data[128:])
     return float(np.linalg.norm(got - exact) / np.linalg.norm(exact))
 
 
@@ -367,6 +383,24 @@ def test_smoothing_makes_outlier_channels_harmless(technique: Smooth, target: Ta
     clean, clean_data = planted(1.0)
     assert after < 0.2 * before
     assert after < 1.5 * int8_error(clean, clean(clean_data[128:]), clean_data, target), "as if there were no outlier"
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_a_product_makes_outliers_harmless_that_a_residual_reads_as_well(alpha: float, target: Target):
+    torch.manual_seed(0)
+    norm, layer = nn.LayerNorm(32), nn.Linear(32, 32)
+    with torch.no_grad():
+        norm.weight[5] *= 60
+        layer.weight[:, 5] /= 60
+    net = Written(lambda net, x: net.layer(y := net.norm(x)) * 20 + y.tanh(), norm=norm, layer=layer)
+    data = np.random.default_rng(0).standard_normal((256, 32)).astype(np.float32)
+    program = flow.capture(net.eval(), torch.from_numpy(data[:2]))
+    with pytest.raises(UnsupportedOp, match="norm: tanh reads it"):
+        Smooth(alpha=alpha).apply(program, inputs_of(program, data[:128]), target)
+    smoothed = Smooth(alpha=alpha, insert=True).apply(program, inputs_of(program, data[:128]), target)
+    exact = program(data[128:])
+    before, after = (int8_error(one, exact, data, target) for one in (program, smoothed))
+    assert after < 0.3 * before
 
 
 def test_a_searched_strength_is_no_worse_than_none(reader_program: Program, reader_ids, target: Target):

@@ -78,7 +78,7 @@ class TestEqualize(TechniqueContract):
 
 class TestSmooth(TechniqueContract):
     technique = Smooth()
-    variants = (Smooth(alpha=0.5),)
+    variants = (Smooth(alpha=0.5), Smooth(alpha=0.5, insert=True))
     exact = True
 
 

@@ -32,7 +32,7 @@ INT8 = st.builds(
 TECHNIQUE = st.one_of(
     INT8,
     st.builds(Equalize, sweeps=st.integers(1, 10**6)),
-    st.builds(Smooth, alpha=st.floats(0, 1)),
+    st.builds(Smooth, alpha=st.floats(0, 1), insert=st.booleans()),
 )
 
 

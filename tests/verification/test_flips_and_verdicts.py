@@ -6,6 +6,7 @@ from gossamer.core.errors import DataError
 from gossamer.verification.certificates import Claim, certify_scores
 from gossamer.verification.flips import Flips, count_flips
 from gossamer.verification.parity import Parity
+from gossamer.verification.policies import FP32
 from gossamer.verification.verdict import decide
 
 HOLDS, UNDECIDED, FAILS = (
@@ -15,7 +16,7 @@ HOLDS, UNDECIDED, FAILS = (
 
 
 def parity(verdict):
-    return Parity(verdict, "worse" if verdict == "rejected" else "", "", "", "fp32", (), {}, repeatable=True)
+    return Parity(verdict, "worse" if verdict == "rejected" else "", "", "", FP32, (), {}, repeatable=True)
 
 
 def test_the_four_way_table_counts_every_sample_once():

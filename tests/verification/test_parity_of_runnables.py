@@ -35,6 +35,23 @@ class Fake:
         return {"logits": logits.astype(np.float32), "token": np.nan_to_num(logits).argmax(-1)}
 
 
+class Giving:
+    """Scores as a function of the input."""
+
+    specs = Signature((TensorSpec("x", "float32", ("n", 1)),), (TensorSpec("y", "float32", ("n", 2)),))
+    fingerprint = "giving"
+
+    def __init__(self, function):
+        self.function = function
+
+    def run(self, inputs, taps=()):
+        return {"y": self.function(inputs["x"])}
+
+
+def always(scores):
+    return Giving(lambda _: scores)
+
+
 def net(a, b, weight=WEIGHT, bias=BIAS):
     return np.maximum(np.concatenate([a, b], axis=1), 0) @ weight + bias
 
@@ -137,50 +154,28 @@ def policy_without_decisions(policy):
 def test_a_changed_decision_rejects_and_a_tie_does_not():
     wanted = np.array([[0.0, 1.0], [0.5, 0.5 + 1e-5], [3.0, 1.0]], np.float32)
     got = np.array([[0.0, 1.0], [0.5 + 1e-5, 0.5], [3.0, 1.0]], np.float32)
-    signature = Signature((TensorSpec("x", "float32", ("n", 1)),), (TensorSpec("y", "float32", ("n", 2)),))
-
-    class Fixed:
-        specs, fingerprint = signature, "fixed"
-
-        def __init__(self, out):
-            self.out = out
-
-        def run(self, inputs, taps=()):
-            return {"y": self.out}
-
     case = Case("real 0-2", "real", {"x": np.zeros((3, 1), np.float32)})
-    tie = compare_runnables(Fixed(wanted), Fixed(got), [case], FP32)
+    tie = compare_runnables(always(wanted), always(got), [case], FP32)
     assert (tie.verdict, tie.agreement["y"].ties, tie.agreement["y"].decisions) == ("equivalent", 1, 2)
     loose = replace(BF16, sqnr_db=0.0, scaled_max=None)
     flipped = got[:, ::-1].copy()
-    found = compare_runnables(Fixed(wanted), Fixed(flipped), [case], loose)
+    found = compare_runnables(always(wanted), always(flipped), [case], loose)
     assert "0/2 decisions agree" in found.reason or "SQNR" in found.reason
     assert found.verdict == "rejected"
     loose_enough = replace(loose, sqnr_db=-60.0)
-    assert "0/2 decisions agree" in compare_runnables(Fixed(wanted), Fixed(flipped), [case], loose_enough).reason
-    ignored = compare_runnables(Fixed(wanted), Fixed(flipped), [case], loose_enough, decisions=())
+    assert "0/2 decisions agree" in compare_runnables(always(wanted), always(flipped), [case], loose_enough).reason
+    ignored = compare_runnables(always(wanted), always(flipped), [case], loose_enough, decisions=())
     assert ignored.verdict == "equivalent"
 
 
 @pytest.mark.parametrize(("changed", "int8", "bf16"), [(2, "equivalent", "rejected"), (8, "rejected", "rejected")])
 def test_where_nodes_are_compared_too_only_a_proven_loss_of_agreement_rejects(changed, int8, bf16):
-    signature = Signature((TensorSpec("x", "float32", ("n", 1)),), (TensorSpec("y", "float32", ("n", 2)),))
     wanted = np.tile(np.array([[0.0, 1.0]], np.float32), (100, 1))
     got = wanted.copy()
     got[:changed] = got[:changed, ::-1]
-
-    class Fixed:
-        specs, fingerprint = signature, "fixed"
-
-        def __init__(self, out):
-            self.out = out
-
-        def run(self, inputs, taps=()):
-            return {"y": self.out}
-
     case = Case("real 0-99", "real", {"x": np.zeros((100, 1), np.float32)})
     without_bounds = (replace(policy, sqnr_db=-60.0, scaled_max=None) for policy in (INT8, BF16))
-    found = [compare_runnables(Fixed(wanted), Fixed(got), [case], policy).verdict for policy in without_bounds]
+    found = [compare_runnables(always(wanted), always(got), [case], policy).verdict for policy in without_bounds]
     assert found == [int8, bf16]
 
 
@@ -312,3 +307,21 @@ def test_json_has_no_infinities():
     value = json.loads(canonical_json(compare(net).to_json()))
     assert value["errors"][0]["sqnr_db"] is None
     assert value["fingerprints"] == {"reference": "fake", "candidate": "fake"}
+
+
+def test_a_network_that_amplifies_rounding_is_judged_beside_it():
+    coarse = INT8.beside_rounding(sqnr_db=16.0, agreement=0.9)
+    assert coarse.sqnr_db == pytest.approx(16 - 10 * np.log10(2))
+    assert (coarse.agreement, coarse.steps, coarse.step_share) == (0.9, INT8.steps, INT8.step_share)
+    assert INT8.beside_rounding(sqnr_db=40.0, agreement=1.0) == INT8
+    assert INT8.beside_rounding(sqnr_db=3.0, agreement=1.0).sqnr_db == INT8.stress_sqnr_db, "nonsense is nonsense"
+
+
+def test_a_size_at_which_a_sample_has_hardly_any_output_is_judged_on_the_scale_of_real_ones():
+    x = np.array([[1.0, -2.0], [0.05, -0.05]], np.float32)
+    cases = [Case("real", "real", {"x": x}), Case("one", "shape", {"x": x[1:]})]
+    small = Giving(lambda x: x + np.float32(0.03))
+    large = Giving(lambda x: x + np.float32(0.03 if len(x) > 1 else 0.9))
+    reference = Giving(lambda x: x)
+    assert compare_runnables(reference, small, cases, INT8, decisions=()).verdict == "equivalent"
+    assert compare_runnables(reference, large, cases, INT8, decisions=()).failed_case == "one"

@@ -29,6 +29,11 @@ def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, low
     return torch.clamp(torch.round(x / step) + zero, low, high)
 
 
+def quantize_unrounded(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None, low: int, high: int) -> Tensor:
+    """What ``quantize`` rounds: the place of ``x`` between codes, clipped as they are."""
+    return torch.clamp(x / broadcast_along(scale, x, axis) + broadcast_along(zero_point, x, axis), low, high)
+
+
 @torch.library.custom_op("gossamer::dequantize", mutates_args=())
 def dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int | None) -> Tensor:
     """Real values of integer codes."""

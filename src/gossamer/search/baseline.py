@@ -24,7 +24,7 @@ def build_baseline(task: Task) -> tuple[Candidate, Parity]:
             f"lowering {task.program.name} in float", got=str(error), expected="a file that the runtime loads"
         ) from error
     if parity.verdict == "rejected":
-        diagnosis = diagnose_candidate(task, candidate, FP32, parity)
+        diagnosis = diagnose_candidate(task, candidate, parity)
         raise InternalError(
             f"lowering {task.program.name} in float", got=f"{parity}\n{diagnosis}", expected="parity with the program"
         )

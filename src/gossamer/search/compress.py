@@ -26,10 +26,13 @@ _TYPICAL_DISAGREEMENT = 0.02
 """Share of samples whose answer int8 changes, for the power line before anything is known: seen 1 to 3 %."""
 
 _JUDGED = 3
-"""So many candidates are verified, timed with intervals and proven: the rest is only compared quickly."""
+"""So many candidates are timed with intervals and proven, if they answer rightly: the rest is only compared quickly."""
 
 _SMALLER = 0.95
 """A slower candidate is worth judging if its file is at least 5 % smaller than those before it."""
+
+_SCAN_S = 120.0
+"""The harm of each layer ranks them, should some go back to float: of a large model only those that save most time."""
 
 _AUDITED_SAMPLES = 64
 """The audit of other processors runs the interpreter several times: enough to see who saturates, not to price it."""
@@ -56,7 +59,7 @@ def search(task: Task) -> Front:
             continue
         member = judge.judge(candidate, on_choose)
         tried.append(member)
-        judged += 1
+        judged += member.comparison is not None
         if member.verdict and member.verdict.kind != "rejected":  # what is wrong with it may be right in a slower one
             smallest = candidate.size_bytes
     if pool.plan and not any(member.verdict and int8_layers(member.candidate.program) for member in tried):
@@ -103,7 +106,7 @@ def _pool(task: Task, original: Original, notes: list[str]) -> _Pool:
     if plan is None:
         return _Pool(floats, None)
     whole = plan.candidate(task)
-    layers = scan(task, plan, whole, original.candidate)
+    layers = scan(task, plan, whole, original.candidate, limit_s=_SCAN_S)
     pool = _Pool(floats, plan, [whole, *faster_mixes(task, plan, whole, layers)], layers)
     others = [plan.placed(task, placement) for placement in task.target.facts.placements]
     pool.int8 += [other.candidate(task) for other in others]
@@ -193,7 +196,8 @@ def _front(task: Task, judge: Judge, tried: list[Member], notes: list[str]) -> F
 
 
 def _distance(member: Member) -> tuple[int, float]:
-    return (member.verdict is None, sum(result.short_by for result in member.clauses))
+    measured = member.status == "baseline" or member.comparison is not None
+    return (not measured, sum(result.short_by for result in member.clauses))
 
 
 def _smallest_of_fastest(accepted: list[Member]) -> Member:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from gossamer.program.interpreter import Interpreter
 from gossamer.runtimes import executed_layers, layer_times
 from gossamer.search.bench import file_subject
 from gossamer.search.diagnosis import compare_lowered_nodes, diagnose_lowered
+from gossamer.search.rounding import beside_rounding
 from gossamer.search.task import Candidate, Task, open_candidate, predict
 from gossamer.techniques.quantize.placement import weighted_sites
 from gossamer.verification.bisect import Diagnosis
@@ -42,25 +43,28 @@ def _cases(task: Task, candidate: Candidate) -> list[Case]:
     return list(parity_cases(candidate.program.signature, task.choose.inputs, count=PARITY_SAMPLES, seed=task.seed))
 
 
-def diagnose_candidate(task: Task, candidate: Candidate, policy: Policy, parity: Parity) -> Diagnosis:
+def diagnose_candidate(task: Task, candidate: Candidate, parity: Parity) -> Diagnosis:
     """The first node at which the candidate's file leaves its program. Cost: up to forty small compilations."""
     cases = _cases(task, candidate)
     task.progress.stage(f"{candidate.name}: looking for the first diverging node")
-    return diagnose_lowered(candidate.program, candidate.target, cases, policy, model=candidate.path, parity=parity)
+    return diagnose_lowered(
+        candidate.program, candidate.target, cases, parity.policy, model=candidate.path, parity=parity
+    )
 
 
 def check_parity(task: Task, candidate: Candidate, policy: Policy) -> Parity:
     """The candidate's file against its program in the reference interpreter, on real and edge-shape inputs.
 
-    What is quantized is compared node by node as well.
+    What is quantized is compared node by node as well. Where rounding alone moves the outputs by more than the policy
+    leaves to a file, the file is judged beside that.
     """
     cases, program = _cases(task, candidate), candidate.program
-    executable = open_candidate(candidate)
-    try:
-        parity = compare_runnables(Interpreter(program), executable, cases, policy, len(weighted_sites(program)))
-    finally:
-        executable.close()
-    return compare_lowered_nodes(program, candidate.target, cases, policy, parity)
+    reference, depth = Interpreter(program), len(weighted_sites(program))
+    with closing(open_candidate(candidate)) as executable:
+        parity = compare_runnables(reference, executable, cases, policy, depth)
+        if parity.verdict == "rejected" and (coarser := beside_rounding(program, cases, policy)) != policy:
+            parity = compare_runnables(reference, executable, cases, coarser, depth)
+    return compare_lowered_nodes(program, candidate.target, cases, parity.policy, parity)
 
 
 def outputs_on(candidate: Candidate, samples: Samples) -> dict[str, np.ndarray]:

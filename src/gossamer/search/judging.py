@@ -79,6 +79,7 @@ class Judge:
         self._baseline_speed: tuple[Measurement, ...] = ()
         self._baseline_process = measure_process(task, original.candidate)
         self._may_claim = True
+        self._diagnosed = False
 
     def _on_choose(self, outputs: Mapping[str, np.ndarray]) -> Predictions:
         return _beside(self._task, self._task.choose, self._original.on_choose, outputs)
@@ -112,7 +113,7 @@ class Judge:
         )
 
     def judge(self, candidate: Candidate, on_choose: Mapping[str, np.ndarray]) -> Member:
-        """Verify, measure and prove one candidate.
+        """Verify, measure and prove one candidate; one that answers wrongly is not measured.
 
         Args:
             candidate: what to judge.
@@ -122,7 +123,8 @@ class Judge:
         task.progress.stage(f"{candidate.name}: verify")
         policy = policy_of(candidate)
         parity = check_parity(task, candidate, policy)
-        diagnosis = diagnose_candidate(task, candidate, policy, parity) if parity.verdict == "rejected" else None
+        if parity.verdict == "rejected":
+            return self._wrong(candidate, parity)
         kernels = run_kernels(task, candidate)
         placement = _placement_reasons(task, candidate, kernels, parity)
         self._notes += [f"{candidate.name}: {reason}" for reason in placement]
@@ -138,8 +140,6 @@ class Judge:
         certificates = [result.certificate for result in clauses if result.certificate is not None]
         verdict = decide(parity, certificates, flips_of(task.metric, predictions))
         status, reasons = _judge(verdict.kind, verdict.reasons, clauses, self._slower(candidate, comparison))
-        if diagnosis is not None:
-            reasons = (*reasons, str(diagnosis))
         if status == "accepted" and comparison.word == "unstable" and not self._is_smaller(candidate):
             status, reasons = "undecided", (f"no gain in size, and in speed {comparison}",)
         return Member(
@@ -156,10 +156,20 @@ class Judge:
                 "placement": placement,
                 "drop": drop_text(measure_drop(task.metric, predictions, task.seed)),
                 **self._behaviour(predictions, self._on_choose(on_choose)),
-                **({"diagnosis": diagnosis.to_json()} if diagnosis else {}),
                 **self._evidence(),
             },
         )
+
+    def _wrong(self, candidate: Candidate, parity: Parity) -> Member:
+        """A file that does not compute what its program says: not timed or proven; the first is diagnosed."""
+        verdict, evidence = decide(parity), self._evidence()
+        reasons = verdict.reasons
+        if not self._diagnosed:
+            self._diagnosed = True
+            diagnosis = diagnose_candidate(self._task, candidate, parity)
+            reasons = (*reasons, str(diagnosis))
+            evidence["diagnosis"] = diagnosis.to_json()
+        return Member(candidate, "rejected", reasons, verdict=verdict, evidence=evidence)
 
     def _behaviour(self, proven: Predictions, chosen: Predictions) -> dict[str, object]:
         found = behaviour_of(self._task.metric, proven, chosen, seed=self._task.seed)

@@ -19,12 +19,16 @@ from gossamer.techniques.base import Technique
 from gossamer.techniques.quantize.calibration import OBSERVERS
 from gossamer.techniques.quantize.int8 import Calibration, Int8
 
-FLOAT_STEPS = ("smooth", "equalize")
-"""Steps that leave a float model as it is and may make it easier to quantize; tried one by one."""
+FLOAT_STEPS = {"smooth": 0.98, "equalize": 0.98, "smooth{alpha=0.9,insert=on}": 0.8}
+"""Steps that leave a float model as it is and may make it easier to quantize; tried one by one.
+
+A step is kept if it brings the outputs nearer than to this share of the distance: 2 % less is chance, and each step has
+to be explained; products that smoothing inserts cost time as well.
+"""
 
 _COMPARED_SAMPLES = 1024
 _WORTH = 0.98
-"""A step is kept if it brings the outputs at least 2 % nearer: less is chance, and each step has to be explained."""
+"""The same share for other grids after a step, and for the correction of biases."""
 
 SHORT_NAMES = {"float32": "fp32", "bfloat16": "bf16"}
 
@@ -57,6 +61,11 @@ class Int8Plan:
         floats = f", floats in {SHORT_NAMES[target.precision]}" if target and target != task.target else ""
         return lower_candidate(task, f"int8{where}{rest}{floats}", program, (*self.before, technique), target)
 
+    def observed(self, observer: str) -> Int8Plan:
+        """The same with ranges of activations chosen in another way."""
+        technique = replace(self.technique, observer=observer)
+        return replace(self, technique=technique, calibration=self.calibration.with_ranges_of(technique))
+
     def placed(self, task: Task, placement: str) -> Int8Plan:
         """The same with pairs placed in another way. Cost: one calibration."""
         technique = replace(self.technique, placement=placement)
@@ -79,7 +88,8 @@ def float_targets(task: Task) -> list[Target]:
 def choose_int8(task: Task, reference: Mapping[str, np.ndarray]) -> tuple[Int8Plan | None, list[str]]:
     """The way to quantize whose outputs stay nearest to the original's on the choosing samples, and notes about it.
 
-    First the observer, then each step that helps floats, then the correction of biases: each kept only if it helps.
+    First the observer, then each step that helps floats, behind one that was kept the observer again, then the
+    correction of biases: each kept only if it helps.
 
     Args:
         task: the search.
@@ -90,7 +100,7 @@ def choose_int8(task: Task, reference: Mapping[str, np.ndarray]) -> tuple[Int8Pl
     """
     samples = task.choose.take(slice(0, _COMPARED_SAMPLES))
     wanted = {name: array[:_COMPARED_SAMPLES] for name, array in reference.items()}
-    task.progress.stage("int8", len(OBSERVERS) + len(FLOAT_STEPS) + 1)
+    task.progress.stage("int8", 2 * len(OBSERVERS) + len(FLOAT_STEPS))
     try:
         calibration = Int8().calibrate(task.program, task.calibrate.inputs, task.target)
     except UnsupportedOp as error:
@@ -107,12 +117,14 @@ def choose_int8(task: Task, reference: Mapping[str, np.ndarray]) -> tuple[Int8Pl
         task.progress.advance(name)
 
     try:
+        plain = plan
         for observer in OBSERVERS:
-            technique = Int8(observer=observer)
-            ranges = calibration.with_ranges_of(technique)
-            consider(observer, Int8Plan((), task.program, technique, ranges), worth=1.0)
-        for name in FLOAT_STEPS:
-            consider(name, _with_step(task, plan, name), _WORTH)
+            consider(observer, plain.observed(observer), worth=1.0)
+        for name, worth in FLOAT_STEPS.items():
+            consider(name, _with_step(task, plan, name), worth)
+        if plan.before:
+            for observer in [one for one in OBSERVERS if one != plan.technique.observer]:
+                consider(f"{observer} again", plan.observed(observer), _WORTH)
         consider("bias_correction", replace(plan, technique=replace(plan.technique, bias_correction=True)), _WORTH)
     except GossamerError as error:  # nothing of the user's: the model in float has passed all this
         return None, [f"int8 failed, a bug in gossamer, please report it: {error}"]

@@ -65,8 +65,12 @@ def _replay(artifact: Artifact) -> Parity:
 
 
 def _policy(artifact: Artifact) -> Policy:
+    """The bounds for its precision; those of a network that amplifies rounding are in its evidence."""
     (entry,) = artifact.manifest.targets.values()
-    return {"float32": FP32, "bfloat16": BF16}.get(entry.precision, INT8)
+    if entry.precision in ("float32", "bfloat16"):
+        return {"float32": FP32, "bfloat16": BF16}[entry.precision]
+    parity = (artifact.evidence.get("verdict") or {}).get("parity") or {}
+    return replace(INT8, sqnr_db=parity.get("policy", {}).get("sqnr_db", INT8.sqnr_db))
 
 
 def _first_diverging_node(artifact: Artifact, parity: Parity) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ class Parity:
         reason: of a rejection, the first failure in the order of the cases.
         failed_case: name of that case.
         failed_output: name of that output, empty where the whole run failed.
-        policy: name.
+        policy: the bounds, as they were for this network.
         errors: every output of every case that could be compared.
         agreement: by output, on real cases.
         repeatable: both sides gave the same bits when the first case was run again.
@@ -108,7 +108,7 @@ class Parity:
     reason: str
     failed_case: str
     failed_output: str
-    policy: str
+    policy: Policy
     errors: tuple[OutputError, ...]
     agreement: Mapping[str, Agreement]
     repeatable: bool
@@ -121,8 +121,10 @@ class Parity:
 
     def __str__(self) -> str:
         if self.verdict == "rejected":
-            return f"parity rejected under policy {self.policy}: {self.reason}"
-        text = f"parity {self.verdict} under policy {self.policy}, {len({error.case for error in self.errors})} cases"
+            return f"parity rejected under policy {self.policy.name}: {self.reason}"
+        text = (
+            f"parity {self.verdict} under policy {self.policy.name}, {len({error.case for error in self.errors})} cases"
+        )
         worst = self.worst()
         if worst is not None and self.verdict != "exact":
             text += f"; worst SQNR {worst.sqnr_db:.1f} dB, scaled max {worst.scaled_max:.1e} ({worst.output})"
@@ -135,7 +137,7 @@ class Parity:
             "reason": self.reason,
             "failed_case": self.failed_case,
             "failed_output": self.failed_output,
-            "policy": self.policy,
+            "policy": asdict(self.policy),
             "errors": [error.to_json() for error in self.errors],
             "agreement": {name: entry.to_json() for name, entry in self.agreement.items()},
             "repeatable": self.repeatable,
@@ -163,10 +165,10 @@ def compare_runnables(
     """Compare a lowered model with its source on every case, under a policy.
 
     Real cases must keep all bounds of the policy, shape cases its tensor bounds (or only ``shape_sqnr_db`` where the
-    policy has one). A shape case whose reference is nearly zero, max|ref| below ``tie_margin`` times that of the real
-    cases, has no meaningful ratio: its max|d| is judged on the scale of the real cases, as that of faint cases. Stress
-    cases must keep ``stress_sqnr_db``. Where the reference of a case that is not real is itself not finite, nothing is
-    compared.
+    policy has one, at no less than the scale of the real cases). A shape case whose reference is nearly zero, max|ref|
+    below ``tie_margin`` times that of the real cases, has no meaningful ratio: its max|d| is judged on the scale of the
+    real cases, as that of faint cases. Stress cases must keep ``stress_sqnr_db``. Where the reference of a case that is
+    not real is itself not finite, nothing is compared.
 
     Agreement is the observed share over all real cases, ties aside, so below 100 decisions a single changed one
     rejects under "99 %"; the Wilson interval beside it says how little 32 of 32 prove. Where the policy says so, only
@@ -223,7 +225,7 @@ def compare_runnables(
         reason=failure.reason,
         failed_case=failure.case,
         failed_output=failure.output,
-        policy=policy.name,
+        policy=policy,
         errors=tuple(errors),
         agreement=agreement,
         repeatable=repeatable,
@@ -340,7 +342,10 @@ def beyond(error: OutputError, policy: Policy, real_scale: float, dtype: np.dtyp
         return "" if small else f"{where}: max |d| {error.max_abs:.3g} > {bound:g} of the scale of real cases"
     least = {"shape": policy.shape_sqnr_db, "stress": policy.stress_sqnr_db}.get(error.kind)
     if least is not None:
-        bounds = [("SQNR [dB]", -error.sqnr_db, -least)]
+        # one sample may have hardly any output: a shape case says what a size does, not what a sample does
+        weak = error.kind == "shape" and 0 < error.scale < real_scale
+        sqnr = error.sqnr_db + (20 * math.log10(real_scale / error.scale) if weak else 0.0)
+        bounds = [("SQNR [dB]", -sqnr, -least)]
     else:
         sqnr = None if policy.sqnr_db is None else -policy.sqnr_db
         bounds = [

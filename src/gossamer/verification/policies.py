@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from gossamer.core.names import require_known
 
 _FREE_DEPTH = 50
+_TWO_DRAWS_DB = 10 * math.log10(2)
+"""Two independent draws of a noise differ by twice its energy."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,21 @@ class Policy:
             relative_l2=None if self.relative_l2 is None else self.relative_l2 * factor,
             scaled_max=None if self.scaled_max is None else self.scaled_max * factor,
         )
+
+    def beside_rounding(self, sqnr_db: float, agreement: float) -> Policy:
+        """The policy for a network whose outputs the rounding of activations alone moves this far.
+
+        A network that amplifies rounding goes another way after one code that tips over, with every node right: the
+        outputs of a faultless file are another draw of the same noise. No more is asked than that the two differ by no
+        more than two such draws, where that is less than the policy's bounds.
+
+        Args:
+            sqnr_db: of the program against itself without rounding, both in the reference interpreter.
+            agreement: share of the decisions that rounding keeps.
+        """
+        least = max(sqnr_db - _TWO_DRAWS_DB, self.stress_sqnr_db)
+        sqnr = None if self.sqnr_db is None else min(self.sqnr_db, least)
+        return replace(self, sqnr_db=sqnr, agreement=min(self.agreement, agreement))
 
 
 EXACT = Policy("exact", bitwise=True)

@@ -77,8 +77,10 @@ def parity_view(parity: Mapping[str, Any]) -> dict[str, Any]:
         for entry in parity["agreement"].values()
         if entry["decisions"]
     ]
+    name, least = parity["policy"]["name"], parity["policy"]["sqnr_db"]
+    bound = "" if least is None else f", {least:.0f} dB or more"
     found = [
-        f"{len(parity['errors'])} comparisons, {len(real)} on real inputs, held to the policy {parity['policy']}",
+        f"{len(parity['errors'])} comparisons, {len(real)} on real inputs, held to the policy {name}{bound}",
         *([f"worst signal-to-noise ratio on real inputs {min(signal):.0f} dB"] if signal else []),
         *agreement,
         "same bits when run again" if parity["repeatable"] else "not the same bits when run again",

@@ -3,13 +3,14 @@
 A producer (a layer, a norm, a multiplication by stored values) that yields channel i divided by s_i, and readers whose
 weights for channel i are multiplied by s_i, compute what they did before, if for all that stands in between
 f(x / s) = f(x) / s, s > 0, channel by channel. ReLU, pooling and moving values around are such; ReLU6, GELU, a sum with
-something else and any other reader are not.
+something else and any other reader are not. Where no parameters can take the division, a product in front of the
+readers does it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from gossamer.program import dialect
 from gossamer.program.dialect import aten
 from gossamer.program.edit import Edit
 from gossamer.program.program import Program
-from gossamer.program.values import TensorValue, tensor_value
+from gossamer.program.values import TORCH_DTYPES, TensorValue, tensor_value
 from gossamer.techniques.quantize.placement import COMPUTING
 
 _LAST_AXIS_NORMS = frozenset({aten.layer_norm.default, aten.rms_norm.default})
@@ -55,12 +56,14 @@ class Group:
     Attributes:
         name: of the producer, by module path.
         producer: the node whose output channels can be scaled.
-        readers: the layers at the ends of all paths from it.
+        readers: the layers at the ends of all paths from it, or only those that read it directly.
+        inserted: it has no parameters that could take the division, which becomes a product in front of the readers.
     """
 
     name: str
     producer: fx.Node
     readers: tuple[Reader, ...]
+    inserted: bool = False
 
 
 class _BlockedError(Exception):
@@ -88,6 +91,21 @@ def scaling_groups(program: Program, *, layers_only: bool = False) -> tuple[list
         except _BlockedError as reason:
             blocked[name] = str(reason)
     return groups, blocked
+
+
+def insertion_groups(program: Program, groups: Iterable[Group]) -> list[Group]:
+    """Values that linear layers read and whose division by channel needs a product: those of no group given."""
+    taken = {reader.layer for group in groups for reader in group.readers}
+    readers: dict[fx.Node, list[Reader]] = {}
+    for node in program.call_nodes:
+        if dialect.op_class(node) != "linear" or node in taken:
+            continue
+        try:
+            _require_own(program, dialect.bound_arguments(node)["weight"])
+        except _BlockedError:
+            continue
+        readers.setdefault(source_of(node), []).append(Reader(node, 1))
+    return [Group(source.name, source, tuple(layers), inserted=True) for source, layers in readers.items()]
 
 
 def require_groups(doing: str, groups: list[Group], blocked: Mapping[str, str]) -> None:
@@ -225,6 +243,7 @@ class ChannelScaling:
         self._program = program
         self._values: dict[str, Tensor] = {}
         self._new: dict[fx.Node, Tensor] = {}
+        self._products: list[tuple[Group, Tensor]] = []
 
     def weight(self, layer: fx.Node) -> Tensor:
         """The weight of a layer as it is now, float64."""
@@ -241,7 +260,9 @@ class ChannelScaling:
 
     def apply(self, group: Group, scales: Tensor) -> None:
         """Divide the channels of a group by positive scales, (channels,), and have its readers undo it."""
-        for name, parameter in _parameters(group.producer).items():
+        if group.inserted:
+            self._products.append((group, 1 / scales))
+        for name, parameter in ({} if group.inserted else _parameters(group.producer)).items():
             if parameter is not None:
                 value = self._value(parameter)
                 self._values[str(parameter.target)] = (value.reshape(len(scales), -1) / scales[:, None]).reshape(
@@ -265,6 +286,8 @@ class ChannelScaling:
             edit.tensor(name, value.to(self._program.tensors[name].dtype), self._program.roles[name])
         for producer, value in self._new.items():
             _set_weight(self._program, edit, producer, value)
+        for group, factors in self._products:
+            _insert_product(self._program, edit, group, factors)
         return edit.finish(note)
 
     def _value(self, parameter: fx.Node) -> Tensor:
@@ -278,12 +301,26 @@ class ChannelScaling:
         return weight.reshape(groups, weight.shape[0] // groups, weight.shape[1] // reader.columns, -1)
 
 
+def _insert_product(program: Program, edit: Edit, group: Group, factors: Tensor) -> None:
+    """Multiply what the readers of a group read, channel by channel."""
+    value, source = tensor_value(group.producer), edit.node(group.producer)
+    tensor = factors.to(TORCH_DTYPES[value.dtype])
+    gain = edit.tensor(_free_name(program, f"{group.producer.name}.smoothing"), tensor, "parameter")
+    layers = [edit.node(reader.layer) for reader in group.readers]
+    product = edit.before(layers[0], f"{group.producer.name}_smoothed", aten.mul.Tensor, (source, gain), value)
+    edit.replace(source, product, layers)
+
+
 def _set_weight(program: Program, edit: Edit, norm: fx.Node, value: Tensor) -> None:
     """Give a norm that has no weight one."""
-    name = f"{norm.name}.weight"
-    while name in program.tensors:
-        name += "_"
+    name = _free_name(program, f"{norm.name}.weight")
     dtype = torch.float64 if tensor_value(norm).dtype == "float64" else torch.float32
     arguments: dict[str, Any] = dialect.bound_arguments(edit.node(norm))
     arguments["weight"] = edit.tensor(name, value.to(dtype), "parameter")
     edit.node(norm).args = tuple(arguments.values())
+
+
+def _free_name(program: Program, name: str) -> str:
+    while name in program.tensors:
+        name += "_"
+    return name

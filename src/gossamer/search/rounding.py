@@ -1,0 +1,28 @@
+"""How far the rounding of activations alone moves the outputs of a quantized program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gossamer.operators.quantization import quantize_unrounded
+from gossamer.program import dialect
+from gossamer.program.interpreter import Interpreter
+from gossamer.program.program import Program
+from gossamer.verification.inputs import Case
+from gossamer.verification.parity import compare_runnables
+from gossamer.verification.policies import Policy
+
+
+def beside_rounding(program: Program, cases: Sequence[Case], policy: Policy) -> Policy:
+    """The policy as it is for a program of this sensitivity to rounding; the same for one without quantizers.
+
+    Cost: two runs of the real cases in the interpreter.
+    """
+    unrounded = {node: quantize_unrounded for node in program.graph.nodes if node.target is dialect.quantize}
+    real = [case for case in cases if case.kind == "real"]
+    if not unrounded or not real:
+        return policy
+    moved = compare_runnables(Interpreter(program, unrounded), Interpreter(program), real, policy)
+    worst = moved.worst()
+    shares = [one.share for one in moved.agreement.values() if one.share is not None]
+    return policy if worst is None else policy.beside_rounding(worst.sqnr_db, min(shares, default=1.0))
