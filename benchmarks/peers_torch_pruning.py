@@ -38,6 +38,9 @@ SCOPES = ("uniform", "global")
 WHERE = ("everywhere", "inside blocks")
 """``inside blocks`` leaves the residual stream whole, which somebody has to tell the peer layer by layer."""
 
+DOCUMENTED = ("l2", "uniform", "everywhere")
+"""The setting of the peer's own introduction: ``GroupMagnitudeImportance(p=2)`` and one ratio for all layers."""
+
 STEPS = 95
 """Of one percent each: the peer's documented way to reach a size."""
 

@@ -12,9 +12,10 @@ ONNX Runtime runs.
 Torch-Pruning runs with five importances, uniform and global, *everywhere* as it comes, and *inside blocks*, told layer
 by layer to leave the residual stream whole. For each of the two the best of its networks with at least our
 multiply-accumulates is compared, chosen on the very test set, which favours it: the best two on the few images, of
-these the better on all. Both sides are captured and counted alike. The last table has the paired 95 % interval of each
-difference beside its limit. For information, the peer's best also runs with its batch norms estimated again on the
-calibration images, which the peer itself does not do.
+these the better on all; beside them *as documented*, the setting of its introduction. Both sides are captured and
+counted alike. The last table has the paired 95 % interval of each difference, the original's difference (which a cut
+without training hardly passes), and the limit. For information, the peer's networks also run with their batch norms
+estimated again on the calibration images, which the peer itself does not do.
 
 ``--latency`` compares the pruned networks with the originals on both runtimes, on one thread, and names the layers
 whose time stays behind their multiply-accumulates. Rows of earlier runs are kept unless they are made again.
@@ -30,7 +31,7 @@ import math
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -72,6 +73,7 @@ RUNTIMES = ("onnxruntime", "openvino")
 BATCHES = (1, 32)
 CALIBRATION = 512
 DEFAULT_SCORE = Prune(macs=1).score
+DOCUMENTED = "as documented"
 LIBRARIES = ("numpy", "onnxruntime", "openvino", "torch")
 FINALISTS = 2
 SEED = 0
@@ -270,23 +272,11 @@ def failure_of(job: Job, by: str, name: str, share: float, error: Exception) -> 
 
 
 def run_peer(job: Job, ours: Mapping[float, Mapping[str, Any]], scale: Scale, options: Options, add: Add) -> None:
-    """Rows of the peer's settings on few images, and of its best at each share on all.
-
-    Raises:
-        ModelError: its process did not get to the end.
-    """
-    np.savez(job.folder / "samples.npz", x=job.given.inputs["x"], y=job.given.labels)
-    shares = {entry["macs"]: share for share, entry in ours.items()}
-    task = {
-        "model": job.name, "assets": str(options.assets), "macs": list(shares), "importances": list(scale.importances),
-        "samples": str(job.folder / "samples.npz"),
-    }  # fmt: skip
+    """Rows of the peer's settings on few images, and of its best at each share on all."""
     found: dict[tuple[float, str], list[tuple[float, str, torch.nn.Module]]] = {}
-    results = 0
-    for result in peer.cut_resnet(task, options.peer_env, job.folder):
-        share, setting = shares[result["least"]], result["setting"]
+    for share, result in cut_by_peer(job, ours, scale.importances, options):
+        setting = result["setting"]
         entry = {"model": job.name, "by": "setting", "name": setting, "share": share}
-        results += 1
         if result["failure"]:
             add({**entry, "failure": result["failure"]})
             continue
@@ -295,16 +285,56 @@ def run_peer(job: Job, ours: Mapping[float, Mapping[str, Any]], scale: Scale, op
         entry |= {"macs": result["macs"], "macs_kept": result["macs"] / job.macs, "images": job.few}
         add({**entry, "top1": rank})
         found.setdefault((share, setting.rsplit(", ", 1)[1]), []).append((rank, setting, network))
-    expected = len(scale.importances) * len(peer.SCOPES) * len(peer.WHERE) * len(shares)
-    if results < expected:
-        raise ModelError("pruning with Torch-Pruning", got=f"{results} of {expected} results, then it died or hung")
     for (share, where), candidates in found.items():
         finalists = sorted(candidates, key=lambda one: -one[0])[:FINALISTS]
         judged = [(job.right(captured(one[2], job.name), len(job.test)), *one[1:]) for one in finalists]
         right, setting, network = max(judged, key=lambda one: one[0].sum())
-        again = job.right(captured(renormed(network, job.given), job.name), len(job.test))
-        more = {"setting": setting, "top1_norms_estimated_again": 100 * float(again.mean())}
-        add(row(job, "peer", where, share, captured(network, job.name), right, **more))
+        add(row_of_peer(job, where, share, network, setting, right))
+
+
+def run_documented(job: Job, ours: Mapping[float, Mapping[str, Any]], options: Options, add: Add) -> None:
+    """Rows of the setting that the peer's introduction shows, on all images."""
+    for share, result in cut_by_peer(job, ours, peer.DOCUMENTED[:1], options):
+        if result["setting"] != ", ".join(peer.DOCUMENTED):
+            continue
+        if result["failure"]:
+            add({"model": job.name, "by": "setting", "name": DOCUMENTED, "share": share, "failure": result["failure"]})
+            continue
+        network = torch.load(result["file"], weights_only=False)
+        right = job.right(captured(network, job.name), len(job.test))
+        add(row_of_peer(job, DOCUMENTED, share, network, result["setting"], right))
+
+
+def cut_by_peer(
+    job: Job, ours: Mapping[float, Mapping[str, Any]], importances: Sequence[str], options: Options
+) -> Iterator[tuple[float, dict[str, Any]]]:
+    """Share and result of each setting of the peer that reaches the multiply-accumulates of ours.
+
+    Raises:
+        ModelError: its process did not get to the end.
+    """
+    np.savez(job.folder / "samples.npz", x=job.given.inputs["x"], y=job.given.labels)
+    shares = {entry["macs"]: share for share, entry in ours.items()}
+    task = {
+        "model": job.name, "assets": str(options.assets), "macs": list(shares), "importances": list(importances),
+        "samples": str(job.folder / "samples.npz"),
+    }  # fmt: skip
+    results = 0
+    for result in peer.cut_resnet(task, options.peer_env, job.folder):
+        results += 1
+        yield shares[result["least"]], result
+    expected = len(importances) * len(peer.SCOPES) * len(peer.WHERE) * len(shares)
+    if results < expected:
+        raise ModelError("pruning with Torch-Pruning", got=f"{results} of {expected} results, then it died or hung")
+
+
+def row_of_peer(
+    job: Job, name: str, share: float, network: torch.nn.Module, setting: str, right: np.ndarray
+) -> dict[str, Any]:
+    """A network of the peer's on all images, and with its norms estimated again."""
+    again = job.right(captured(renormed(network, job.given), job.name), len(job.test))
+    more = {"setting": setting, "top1_norms_estimated_again": 100 * float(again.mean())}
+    return row(job, "peer", name, share, captured(network, job.name), right, **more)
 
 
 @torch.inference_mode()
@@ -393,6 +423,7 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Every share beside its limit, where both sides have been judged on all images: one entry for each peer."""
     rows = list(rows)
     of_ours = {(entry["model"], entry["share"]): entry for entry in rows if entry["by"] == "ours"}
+    originals = {entry["model"]: entry for entry in rows if entry["by"] == "original"}
     found = []
     for other in (entry for entry in rows if entry["by"] == "peer"):
         model, share = other["model"], other["share"]
@@ -404,12 +435,24 @@ def verdict(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         low, high = gain["interval"]
         limit = "significantly better" if share <= BETTER_FROM else "not significantly worse"
         holds = low > 0 if share <= BETTER_FROM else high >= 0
+        original = originals.get(model)
+        room = original["top1"] - other["top1"] if original and original["images"] == ours["images"] else None
         if (model, share) in FLOOR:
             least, points = FLOOR[model, share]
             limit += f", {least:g} %, {points:g} points above"
             holds = holds and ours["top1"] >= least and gain["points"] >= points
         holds = bool(holds and other["macs"] >= ours["macs"])  # the peer keeps as much or more
-        found.append({"model": model, "share": share, "peer": other["name"], **gain, "limit": limit, "holds": holds})
+        found.append(
+            {
+                "model": model,
+                "share": share,
+                "peer": other["name"],
+                **gain,
+                "room": room,
+                "limit": limit,
+                "holds": holds,
+            }
+        )
     return sorted(found, key=lambda entry: (entry["model"], entry["peer"], -entry["share"]))
 
 
@@ -432,7 +475,18 @@ def show(console: Console, model: str, rows: Sequence[Mapping[str, Any]], judged
 
 def show_verdict(console: Console, rows: Sequence[Mapping[str, Any]], judged: Sequence[Mapping[str, Any]]) -> None:
     """Print each share of one network beside its limit."""
-    columns = ("kept (ours, peer)", "peer", "ours", "peer's", "norms again", "difference", "limit", "", "setting")
+    columns = (
+        "kept (ours, peer)",
+        "peer",
+        "ours",
+        "peer's",
+        "norms again",
+        "difference",
+        "original's",
+        "limit",
+        "",
+        "setting",
+    )
     table = Table(*columns, title="prune beside Torch-Pruning's best, on the same images", title_justify="left")
     by_key = {(entry["by"], entry["name"], entry["share"]): entry for entry in rows}
     for entry in judged:
@@ -445,6 +499,7 @@ def show_verdict(console: Console, rows: Sequence[Mapping[str, Any]], judged: Se
             f"{other['top1']:.2f}",
             f"{other['top1_norms_estimated_again']:.2f}",
             f"{entry['points']:+.2f} ({low:+.2f} to {high:+.2f})",
+            "" if entry["room"] is None else f"{entry['room']:+.2f}",
             entry["limit"],
             "holds" if entry["holds"] else "MISSED",
             other["setting"].rsplit(", ", 1)[0],
@@ -481,7 +536,7 @@ def key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     return entry["model"], entry["by"], entry["name"], entry["share"]
 
 
-PARTS = ("ours", "peer", "depth", "scores")
+PARTS = ("ours", "peer", "documented", "depth", "scores")
 
 
 def read_options() -> Options:
@@ -510,7 +565,7 @@ def read_options() -> Options:
         for name in names:
             require_known(name, known, what[:-1], f"reading --{what}")
     if given.no_peer:
-        parts = [part for part in parts if part != "peer"]
+        parts = [part for part in parts if part not in ("peer", "documented")]
     shares = [float(share) for share in given.shares.split(",")]
     return Options(
         models, scores, parts, shares, given.samples, given.test, given.assets, given.out, given.peer_env, given.tiny
@@ -552,10 +607,13 @@ def main() -> int:
                 match part:
                     case "ours":
                         run_ours(job, scale, add)
-                    case "peer":
+                    case "peer" | "documented":
                         keys = {share: (name, "ours", "prune", share) for share in scale.shares}
                         ours = {share: rows[one] for share, one in keys.items() if one in rows}
-                        run_peer(job, ours, scale, options, add)
+                        if part == "peer":
+                            run_peer(job, ours, scale, options, add)
+                        else:
+                            run_documented(job, ours, options, add)
                     case "depth":
                         run_depth(job, scale, add)
                     case "scores":
