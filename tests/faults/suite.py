@@ -20,9 +20,10 @@ from gossamer.core.target import Target
 from gossamer.program import Interpreter, Program
 from gossamer.search.diagnosis import compare_nodes, diagnose
 from gossamer.search.probe import Builder
+from gossamer.search.rounding import compare_with_program
 from gossamer.search.synthetic import synthetic_inputs
 from gossamer.verification.bisect import Diagnosis
-from gossamer.verification.parity import Parity, compare_runnables
+from gossamer.verification.parity import Parity
 from gossamer.verification.policies import FP16, Policy
 
 FAULTS = (*GRAPH_FAULTS, *INTEGER_FAULTS)
@@ -107,8 +108,8 @@ def check_fault(fault: Fault, one: Net, site: str, target: Target) -> Result:
 
 def gate(one: Net, build: Builder, whole: Runnable, policy: Policy) -> Parity:
     """Parity end to end, then node by node on integers."""
-    parity = compare_runnables(Interpreter(one.program), whole, one.cases, policy)
-    return compare_nodes(one.program, build, one.cases, policy, parity)
+    parity = compare_with_program(one.program, whole, one.cases, policy)
+    return compare_nodes(one.program, build, one.cases, parity.policy, parity)
 
 
 def is_named(fault: Fault, program: Program, site: str, found: Diagnosis) -> bool:

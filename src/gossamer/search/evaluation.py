@@ -19,16 +19,15 @@ from gossamer.metrics.latency import compare_latency
 from gossamer.metrics.lock import measuring_alone
 from gossamer.metrics.process import probe_process
 from gossamer.metrics.subject import Subject, write_inputs
-from gossamer.program.interpreter import Interpreter
 from gossamer.runtimes import executed_layers, layer_times
 from gossamer.search.bench import file_subject
 from gossamer.search.diagnosis import compare_lowered_nodes, diagnose_lowered
-from gossamer.search.rounding import beside_rounding
+from gossamer.search.rounding import compare_with_program
 from gossamer.search.task import Candidate, Task, open_candidate, predict
 from gossamer.techniques.quantize.placement import weighted_sites
 from gossamer.verification.bisect import Diagnosis
 from gossamer.verification.inputs import Case, parity_cases
-from gossamer.verification.parity import Parity, compare_runnables
+from gossamer.verification.parity import Parity
 from gossamer.verification.policies import Policy
 
 PARITY_SAMPLES = 128
@@ -59,11 +58,8 @@ def check_parity(task: Task, candidate: Candidate, policy: Policy) -> Parity:
     leaves to a file, the file is judged beside that.
     """
     cases, program = _cases(task, candidate), candidate.program
-    reference, depth = Interpreter(program), len(weighted_sites(program))
     with closing(open_candidate(candidate)) as executable:
-        parity = compare_runnables(reference, executable, cases, policy, depth)
-        if parity.verdict == "rejected" and (coarser := beside_rounding(program, cases, policy)) != policy:
-            parity = compare_runnables(reference, executable, cases, coarser, depth)
+        parity = compare_with_program(program, executable, cases, policy, len(weighted_sites(program)))
     return compare_lowered_nodes(program, candidate.target, cases, parity.policy, parity)
 
 
