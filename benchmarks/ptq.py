@@ -255,6 +255,7 @@ def run(job: Job, runtime: str, batch: int, options: argparse.Namespace, say: Sa
         "fastest_peer": fastest.name,
         "ours": ours and made and {**ours.to_json(floats[0]), "made_at_commit": made.commit},
         "against_better_peer": ours and difference(ours, better),
+        "original_against_better_peer": difference(floats[0], better),
         "accuracy": ours
         and accuracy_row(difference(ours, better), divergence(ours, floats[0]), divergence(better, floats[0])),
     }
