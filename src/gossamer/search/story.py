@@ -19,7 +19,6 @@ from gossamer.program.interpreter import Interpreter
 from gossamer.program.program import Program
 from gossamer.program.values import TORCH_DTYPES, tensor_value
 from gossamer.search.front import Front, Member
-from gossamer.search.precision import FLOAT_STEPS
 from gossamer.search.task import Task, open_candidate, predict
 from gossamer.search.thumbnails import thumbnails
 from gossamer.techniques.quantize.placement import is_constant, weighted_sites
@@ -149,7 +148,7 @@ def _reference(task: Task, member: Member) -> Program:
     """The original with what the member's recipe does to it in float: its layers have the scales of the member's."""
     program = fold_batch_norms(task.program)
     for step in member.candidate.recipe.steps:
-        if step.name in FLOAT_STEPS:
+        if step.family == "rewrite":
             program = step.apply(program, task.calibrate.inputs, task.target)
     return program
 
