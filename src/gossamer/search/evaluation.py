@@ -85,19 +85,23 @@ def divergence(before: Mapping[str, np.ndarray], after: Mapping[str, np.ndarray]
 
 def run_kernels(task: Task, candidate: Candidate) -> dict[str, str]:
     """The kernel that computed each weighted layer, by site name, from the runtime's own profile."""
-    sites = {name: node.name for name, node in weighted_sites(candidate.program).items()}
     batch = next(task.choose.batches(_call_size(task)))
-    return executed_layers(
-        candidate.path, candidate.program.signature, candidate.target, batch, candidate.lowered.name_map, sites
-    )
+    specs, name_map = candidate.program.signature, candidate.lowered.name_map
+    return executed_layers(candidate.path, specs, candidate.target, batch, name_map, _lowered_sites(candidate))
 
 
 def layer_microseconds(task: Task, candidate: Candidate) -> dict[str, float]:
     """Time of each weighted layer inside the whole model, by the runtime's own counters: to rank, not to quote."""
-    sites = {name: node.name for name, node in weighted_sites(candidate.program).items()}
     batch = next(task.choose.batches(_call_size(task)))
     specs, name_map = candidate.program.signature, candidate.lowered.name_map
+    sites = _lowered_sites(candidate)
     return layer_times(candidate.path, specs, candidate.target, batch, name_map, sites, dims=_latency_dims(task))
+
+
+def _lowered_sites(candidate: Candidate) -> dict[str, str]:
+    """Node names of the weighted layers by site, without those that lowering computed: embeddings of fixed positions."""
+    sites = weighted_sites(candidate.program)
+    return {name: node.name for name, node in sites.items() if node.name in candidate.lowered.name_map}
 
 
 def quick_times(task: Task, candidates: Sequence[Candidate]) -> list[float]:
