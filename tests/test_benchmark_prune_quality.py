@@ -32,6 +32,14 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return prune_quality
 
 
+@pytest.fixture
+def verdicts(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import prune_verdicts
+
+    return prune_verdicts
+
+
 def run(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *options], capture_output=True, text=True, timeout=600, check=False)
 
@@ -78,11 +86,11 @@ def test_an_unknown_network_is_refused() -> None:
     assert "model 'resnet21'" in done.stderr
 
 
-def figures(benchmark: ModuleType, by: str, name: str, share: float, right: int, macs: int = 100) -> dict[str, Any]:
+def figures(verdicts: ModuleType, by: str, name: str, share: float, right: int, macs: int = 100) -> dict[str, Any]:
     """A row of 1,000 images of which the first ``right`` are right."""
     hits = np.arange(1000) < right
     row = {"model": "resnet56", "by": by, "name": name, "share": share, "images": 1000, "macs": macs}
-    return {**row, "top1": right / 10, "right": benchmark.packed(hits)}
+    return {**row, "top1": right / 10, "right": verdicts.packed(hits)}
 
 
 @pytest.mark.parametrize(
@@ -103,27 +111,27 @@ def figures(benchmark: ModuleType, by: str, name: str, share: float, right: int,
     ],
 )  # fmt: skip
 def test_each_share_is_held_against_its_limit(
-    benchmark: ModuleType, share: float, ours: int, peer: int, peer_macs: int, holds: bool
+    verdicts: ModuleType, share: float, ours: int, peer: int, peer_macs: int, holds: bool
 ) -> None:
     rows = [
-        figures(benchmark, "peer", "everywhere", share, peer, peer_macs),
-        figures(benchmark, "ours", "prune", share, ours),
+        figures(verdicts, "peer", "everywhere", share, peer, peer_macs),
+        figures(verdicts, "ours", "prune", share, ours),
     ]
-    (entry,) = benchmark.verdict(rows)
+    (entry,) = verdicts.verdict(rows)
     assert entry["holds"] is holds
     assert entry["points"] == pytest.approx((ours - peer) / 10)
 
 
-def test_networks_judged_on_other_images_are_not_compared(benchmark: ModuleType) -> None:
-    rows = [figures(benchmark, "ours", "prune", 0.9, 900), figures(benchmark, "peer", "everywhere", 0.9, 800)]
+def test_networks_judged_on_other_images_are_not_compared(verdicts: ModuleType) -> None:
+    rows = [figures(verdicts, "ours", "prune", 0.9, 900), figures(verdicts, "peer", "everywhere", 0.9, 800)]
     rows[1]["images"] = 500
-    assert benchmark.verdict(rows) == []
+    assert verdicts.verdict(rows) == []
 
 
-def test_the_images_that_are_right_are_kept(benchmark: ModuleType) -> None:
+def test_the_images_that_are_right_are_kept(verdicts: ModuleType) -> None:
     right = np.random.default_rng(0).integers(0, 2, 1003).astype(np.float64)
-    entry = {"images": 1003, "right": benchmark.packed(right)}
-    np.testing.assert_array_equal(benchmark.unpacked(entry), right)
+    entry = {"images": 1003, "right": verdicts.packed(right)}
+    np.testing.assert_array_equal(verdicts.unpacked(entry), right)
 
 
 def test_a_layer_whose_time_does_not_follow_its_multiply_accumulates_is_named(benchmark: ModuleType) -> None:
