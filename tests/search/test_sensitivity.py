@@ -70,3 +70,21 @@ def test_a_model_without_such_layers_is_refused():
 
     with pytest.raises(UnsupportedOp, match="int8 does not apply"):
         flow.scan(Plain(), inputs(50))
+
+
+class Positions(nn.Module):
+    """An embedding of fixed positions: its values are known when the model is lowered, and no kernel is left of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.positions, self.head = nn.Embedding(20, 16), nn.Embedding(6, 16), nn.Linear(16, 4)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.head((self.words(ids) + self.positions(torch.arange(6))).mean(1))
+
+
+@pytest.mark.parametrize("target", ["onnxruntime:cpu", "openvino:cpu"])
+def test_layers_without_a_kernel_are_no_obstacle(target: str):
+    ids = np.random.default_rng(0).integers(0, 20, (64, 6))
+    program = flow.capture(Positions().eval(), torch.from_numpy(ids[:2]))
+    assert [row.layer for row in flow.scan(program, ids, target=target).rows] == ["head"]

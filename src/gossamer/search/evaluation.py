@@ -99,7 +99,7 @@ def layer_microseconds(task: Task, candidate: Candidate) -> dict[str, float]:
 
 
 def _lowered_sites(candidate: Candidate) -> dict[str, str]:
-    """Node names of the weighted layers by site, without those that lowering computed: embeddings of fixed positions."""
+    """Node names of the weighted layers by site, without those that lowering computed: embeddings of positions."""
     sites = weighted_sites(candidate.program)
     return {name: node.name for name, node in sites.items() if node.name in candidate.lowered.name_map}
 
